@@ -1,0 +1,38 @@
+# Two commands are all: `make demo` and `make test`. Each sets itself up on first use.
+.DEFAULT_GOAL := help
+PYTHON_VERSION ?= 3.11
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+READY := .venv/.ready
+
+.PHONY: help demo test test-fast check lock clean
+
+help:  ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(READY)  ## two street worlds, source only against local alignment, a table and a page
+	.venv/bin/segue demo
+
+test: $(READY)  ## lint, types and every test that needs no GPU and no downloads
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n $$(.venv/bin/python -c "import os; print(len(os.sched_getaffinity(0)))") --dist loadfile
+
+test-fast: $(READY)  ## the tests that take no more than a moment
+	OMP_NUM_THREADS=1 .venv/bin/pytest -m "not slow" -x
+
+lock:  ## pins anew from the ranges in pyproject.toml (no registry address is written)
+	$(UV) pip compile --universal --group dev pyproject.toml -o requirements.txt \
+	  --python-version $(PYTHON_VERSION) --no-header --no-annotate
+
+clean:  ## removes the environment and what runs wrote
+	rm -rf .venv .uv runs .pytest_cache .mypy_cache .ruff_cache
+
+$(READY): requirements.txt pyproject.toml
+	@command -v $(UV) >/dev/null 2>&1 || { \
+	  echo "fetching uv into .uv"; \
+	  python3 -m venv .uv && .uv/bin/python -m pip install --quiet uv; }
+	@test -x .venv/bin/python || $(UV) venv --quiet --python $(PYTHON_VERSION) .venv
+	$(UV) pip sync --quiet --python .venv/bin/python requirements.txt
+	$(UV) pip install --quiet --python .venv/bin/python --no-deps --editable .
+	@touch $@

@@ -1,0 +1,38 @@
+"""Segue adapts a semantic segmentation network from labelled images to unlabelled ones.
+
+Example:
+    >>> import segue
+    >>> segue.load_recipe("source-only-demo").title
+    'Source only, demo worlds'
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segue.errors import SegueError
+    from segue.model import load
+    from segue.recipe import load as load_recipe
+    from segue.running import run
+    from segue.stages.evaluate import evaluate
+
+__version__ = "0.1.0"
+__all__ = ["SegueError", "evaluate", "load", "load_recipe", "run"]
+
+# Imported when first used: `segue --help` must not wait for torch.
+_HOMES = {
+    "SegueError": ("segue.errors", "SegueError"),
+    "evaluate": ("segue.stages.evaluate", "evaluate"),
+    "load": ("segue.model", "load"),
+    "load_recipe": ("segue.recipe", "load"),
+    "run": ("segue.running", "run"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'segue' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,137 @@
+"""From a checked recipe to live objects: datasets, networks, terms, phases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from segue.datasets import DATASETS, Dataset
+from segue.datasets.augmentation import AUGMENTATIONS
+from segue.datasets.loading import Role as Reading
+from segue.errors import SegueError
+from segue.losses import LOSSES
+from segue.networks import NETWORKS, OPTIMISERS, SCHEDULES, Network, Networks
+from segue.phases import Objective, Phase, Weighted, usual_phases
+from segue.recipe import NetworkSettings, PhaseSettings, Recipe, Role, TermSettings, TrainStage
+from segue.step import View
+from segue.tables import build
+
+
+def dataset(recipe: Recipe, name: str, *, labels: bool) -> Dataset:
+    """A dataset of the recipe; without labels no label path is even made.
+
+    Raises:
+        SegueError: files are missing or do not pair up.
+    """
+    return build(
+        DATASETS,
+        recipe.data[name],
+        where=f"data.{name}",
+        what="dataset",
+        label_space=recipe.classes(),
+        with_labels=labels,
+    )
+
+
+def reading(recipe: Recipe, role: Role, *, labels: bool) -> Reading:
+    """How a role's images are read and changed."""
+    augment = [
+        build(AUGMENTATIONS, part, where=f"{role.data}.augment.{index}", what="augmentation")
+        for index, part in enumerate(role.augment)
+    ]
+    return Reading(dataset(recipe, role.data, labels=labels), role.size, labels, tuple(augment))
+
+
+def readings(recipe: Recipe, stage: TrainStage) -> dict[str, Reading]:
+    """What a train stage draws from: labels of the source, none of the target."""
+    roles = {"source": reading(recipe, stage.source, labels=True)}
+    if stage.target is not None:
+        roles["target"] = reading(recipe, stage.target, labels=False)
+    return roles
+
+
+def networks(recipe: Recipe, stage_name: str, stage: TrainStage) -> Networks:
+    """Every network of a stage; initial values follow from the seed and the network's name."""
+    table: dict[str, Network] = {}
+    for position, (name, settings) in enumerate(stage.networks.items()):
+        # One stream per network, so that adding one does not change how another begins.
+        torch.manual_seed(recipe.seed * 1000 + position)
+        table[name] = network(recipe, stage, settings, where=f"stages.{stage_name}.networks.{name}")
+    return Networks(table)
+
+
+def network(recipe: Recipe, stage: TrainStage, settings: NetworkSettings, *, where: str) -> Network:
+    """One network with its optimiser and schedule."""
+    module = build(
+        NETWORKS,
+        {"kind": settings.kind, **settings.arguments},
+        where=where,
+        what="network",
+        num_classes=recipe.classes().num_classes,
+    )
+    if settings.optimiser is None:
+        return Network(module.requires_grad_(False))
+    optimiser = build(
+        OPTIMISERS,
+        settings.optimiser,
+        where=f"{where}.optimiser",
+        what="optimiser",
+        module=module,
+    )
+    schedule = build(
+        SCHEDULES,
+        settings.schedule,
+        where=f"{where}.schedule",
+        what="schedule",
+        iterations=stage.iterations,
+    )
+    return Network(module, optimiser, schedule, settings.clip)
+
+
+def terms(settings: Mapping[str, TermSettings], *, where: str) -> list[Weighted]:
+    """The weighted terms; of a loss with several sides the first takes the weight."""
+    found = []
+    for name, term in settings.items():
+        part = {"kind": term.kind, **term.arguments}
+        loss = build(LOSSES, part, where=f"{where}.{name}", what="loss")
+        sides = list(loss.items()) if isinstance(loss, dict) else [("", loss)]
+        first, *rest = sides
+        found.append(Weighted(name, first[1], term.weight))
+        found += [Weighted(f"{name}/{side}", one) for side, one in rest]
+    return found
+
+
+def phases(
+    weighted: list[Weighted],
+    settings: list[PhaseSettings] | None,
+    views: Mapping[str, View],
+    *,
+    where: str,
+) -> list[Phase]:
+    """The phases that a recipe writes out, or the usual ones."""
+    if settings is None:
+        return usual_phases(weighted, views)
+    by_name = {one.name: one for one in weighted}
+    unknown = [
+        name
+        for phase in settings
+        for objective in phase.objectives
+        for name in objective.terms
+        if name not in by_name
+    ]
+    if unknown:
+        fix = f"there are: {', '.join(by_name)}"
+        raise SegueError(f"no term is called {unknown[0]!r}", where=where, fix=fix)
+    return [
+        Phase(
+            tuple(
+                Objective(
+                    tuple(objective.trains), tuple(by_name[name] for name in objective.terms), views
+                )
+                for objective in phase.objectives
+            ),
+            phase.repeat,
+        )
+        for phase in settings
+    ]

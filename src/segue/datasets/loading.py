@@ -1,0 +1,260 @@
+"""Batches for training, read by worker processes; the same bits for any number of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from multiprocessing.context import BaseContext
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from segue.batch import Batch
+from segue.datasets.dataset import Dataset
+from segue.datasets.sampling import index_at, positions, seed_for
+from segue.datasets.workers import available_cores, default_workers
+from segue.errors import SegueError
+
+if TYPE_CHECKING:
+    from segue.datasets.augmentation import Augmentation
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a dataset is read for, such as source or target.
+
+    Args:
+        dataset: where from.
+        size: width and height to which images and labels are resized.
+        labels: whether labels are read; False opens no label file.
+        augment: random changes after resizing, one after the other.
+    """
+
+    dataset: Dataset
+    size: tuple[int, int]
+    labels: bool
+    augment: tuple[Augmentation, ...] = ()
+
+
+def batches(
+    roles: Mapping[str, Role],
+    *,
+    batch_size: int,
+    seed: int,
+    start: int,
+    stop: int,
+    accumulate: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    workers: int | None = None,
+) -> Iterator[list[dict[str, Batch]]]:
+    """For each iteration from `start` to `stop - 1`, its micro batches by role.
+
+    Every sample is a function of (seed, role, its place in the joint batch, iteration), so
+    starting anywhere, with any workers, gives what an uninterrupted run gives, and all processes
+    together draw the joint batch of one.
+
+    Args:
+        roles: by name.
+        batch_size: images of each role in a micro batch.
+        seed: of the run.
+        start: the first iteration.
+        stop: the iteration after the last.
+        accumulate: micro batches in an iteration, the length of the lists.
+        rank: of this process.
+        world: how many processes train together.
+        workers: reading processes, one pool for all roles; 0 reads in this process, None chooses
+            by the cores.
+
+    Raises:
+        SegueError: a role has no images or not the labels it wants (at once), a file cannot be
+            used or images of one batch differ in size after augmentation (when it is drawn).
+    """
+    for name, role in roles.items():
+        if len(role.dataset) == 0:
+            raise SegueError("no images", where=f"{name} ({role.dataset.name})", fix="add some")
+        if role.labels and not role.dataset.labelled:
+            raise SegueError(
+                "labels are wanted, but there are none",
+                where=f"{name} ({role.dataset.name})",
+                fix="give the dataset its labels",
+            )
+    if workers is None:
+        workers = default_workers(available_cores(), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    reader = _Reader(dict(roles), seed, batch_size, accumulate, rank, world)
+    return _draw(reader, range(start, stop), workers)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A batch as it travels between processes: bytes, a quarter of the floats' size."""
+
+    image: Tensor  # [B, 3, H, W] uint8
+    label: Tensor | None  # [B, H, W] uint8
+    names: tuple[str, ...]
+
+    def batch(self) -> Batch:
+        label = None if self.label is None else self.label.long()
+        return Batch(self.image.float().div_(255), label, names=self.names)
+
+
+@dataclass(frozen=True)
+class _Reader(TorchDataset[Any]):
+    """Reads the micro batch of every role for an (iteration, micro batch)."""
+
+    roles: dict[str, Role]
+    seed: int
+    batch_size: int
+    accumulate: int
+    rank: int
+    world: int
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, _Read] | SegueError:
+        # DataLoader would bury an exception's one line under a traceback, a value it leaves alone
+        try:
+            return {name: self._read(name, role, key) for name, role in self.roles.items()}
+        except SegueError as error:
+            return error
+
+    def _read(self, name: str, role: Role, key: tuple[int, int]) -> _Read:
+        places = positions(
+            *key,
+            batch_size=self.batch_size,
+            accumulate=self.accumulate,
+            rank=self.rank,
+            world=self.world,
+        )
+        indices = [index_at(self.seed, name, place, len(role.dataset)) for place in places]
+        samples = [
+            _sample(role, index, seed_for(self.seed, name, "augment", place))
+            for index, place in zip(indices, places, strict=True)
+        ]
+        sizes = sorted({tuple(image.shape[1:]) for image, _ in samples})
+        if len(sizes) > 1:
+            raise SegueError(
+                f"images of one batch are {' and '.join(f'{w}x{h}' for h, w in sizes)} after "
+                "augmentation",
+                where=name,
+                fix="let `random_crop` be the last of `augment`",
+            )
+        labels = [label for _, label in samples if label is not None]
+        return _Read(
+            torch.stack([image for image, _ in samples]),
+            torch.stack(labels) if labels else None,
+            tuple(str(role.dataset.items[index].image) for index in indices),
+        )
+
+
+def _sample(role: Role, index: int, seed: int) -> tuple[Tensor, Tensor | None]:
+    """One image [3, H, W] and label [H, W] of bytes, augmented."""
+    image = _tensor(role.dataset.image(index, role.size)).permute(2, 0, 1).contiguous()
+    label = _tensor(role.dataset.label(index, role.size)) if role.labels else None
+    if not role.augment:
+        return image, label
+    from segue.datasets.augmentation import augment  # torchvision takes workers long to import
+
+    return augment(image, label, role.augment, seed)
+
+
+def _tensor(array: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
+    return torch.from_numpy(array)
+
+
+def _draw(reader: _Reader, iterations: range, workers: int) -> Iterator[list[dict[str, Batch]]]:
+    keys = product(iterations, range(reader.accumulate))
+    reads = map(reader.__getitem__, keys) if workers == 0 else _pool(reader, keys, workers)
+    for _ in iterations:
+        micro_batches = []
+        for _ in range(reader.accumulate):
+            read = next(reads)
+            if isinstance(read, SegueError):
+                raise read
+            micro_batches.append({name: part.batch() for name, part in read.items()})
+        yield micro_batches
+
+
+def _pool(
+    reader: _Reader, keys: Iterable[tuple[int, int]], workers: int
+) -> Iterator[dict[str, _Read] | SegueError]:
+    with warnings.catch_warnings():
+        # more workers than cores is the user's choice
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        loader: DataLoader[Any] = DataLoader(
+            reader,
+            batch_size=None,
+            sampler=keys,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=_start_worker,
+            multiprocessing_context=_context(reader),
+            generator=torch.Generator(),  # training's own generator must not move
+        )
+    with _without_main():
+        reads = iter(loader)
+    while True:
+        try:
+            read = next(reads)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise SegueError(
+                "a process that reads images ended before its time",
+                where="workers",
+                fix="mostly memory or a container's /dev/shm is full: give more, or set workers "
+                "to 0",
+            ) from error
+        yield read
+
+
+def _context(reader: _Reader) -> BaseContext:
+    """How workers are started.
+
+    Not by fork: training has threads by then (OpenMP's, CUDA's, TensorBoard's), whose locks a
+    forked child may wait for forever, and Python from 3.12 on warns of it. The fork server has no
+    threads, and imports torch once for all workers of all pools.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    augmented = any(role.augment for role in reader.roles.values())
+    needed = [__name__, "segue.datasets.augmentation"] if augmented else [__name__]
+    context.set_forkserver_preload(needed)
+    return context
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Keeps workers from running the user's script once more, which they need nothing of.
+
+    Python's would, so that scripts need a guard and those from standard input cannot start any.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _as_it_is(read: Any) -> Any:
+    return read
+
+
+def _start_worker(worker: int) -> None:
+    del worker  # torch passes its number
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)

@@ -1,0 +1,126 @@
+"""Finds image files and the label file of each."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+
+from segue.datasets.dataset import Item
+from segue.errors import SegueError
+
+PLACEHOLDERS = ("stem", "star", "parent")
+
+
+def find_pairs(
+    root: Path, images: str, labels: str | None, *, first: str | None, last: str | None
+) -> tuple[Item, ...]:
+    """The image files under `root` in sorted order, each with its label file.
+
+    Args:
+        root: the dataset's folder.
+        images: a glob below `root`; `**` goes through folders.
+        labels: where below `root` an image's label lies, see `label_path`. None: no label path is
+            made, looked for or opened.
+        first: the stem (file name without ending) of the first image to take; None is the start.
+        last: the stem of the last image to take; None is the end.
+
+    Raises:
+        SegueError: the folder is missing, no image matches, an image has no label, or `first` or
+            `last` is no image.
+    """
+    found = _select(find_images(root, images), first, last)
+    if labels is None:
+        return tuple(Item(image, None) for image in found)
+    items = tuple(Item(image, label_path(root, image, images, labels)) for image in found)
+    missing = [item for item in items if item.label is None or not item.label.is_file()]
+    if missing:
+        names = ", ".join(str(item.image.relative_to(root)) for item in missing[:3])
+        more = "" if len(missing) <= 3 else ", ..."
+        raise SegueError(
+            f"{len(missing)} of {len(items)} images have no label: {names}{more}",
+            where=root,
+            fix=f"looked for {missing[0].label}; add the labels or remove the images",
+        )
+    return items
+
+
+def find_images(root: Path, pattern: str) -> list[Path]:
+    """The files below `root` that match a glob, sorted.
+
+    Raises:
+        SegueError: the folder is missing, the pattern is none, or no file matches.
+    """
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.is_file() else "no such folder"
+        raise SegueError(what, where=root, fix="set `root` to the folder that holds the dataset")
+    try:
+        found = sorted(path for path in root.glob(pattern) if path.is_file())
+    except (ValueError, NotImplementedError) as error:
+        raise SegueError(
+            f"{pattern!r} is no pattern for files ({error})",
+            where=root,
+            fix="write one like images/*.png, relative to `root`",
+        ) from error
+    if not found:
+        raise SegueError(
+            f"no image matches {pattern}", where=root, fix="check `root` and how it is laid out"
+        )
+    return found
+
+
+def label_path(root: Path, image: Path, images: str, labels: str) -> Path:
+    """The label file of an image, from a pattern with placeholders.
+
+    `{stem}` is the image's file name without its ending, `{star}` what the one `*` in the file
+    part of `images` stands for, and `{parent}` the image's folder below the part of `images`
+    before its first `*`.
+
+    Raises:
+        SegueError: the pattern has another placeholder, or `{star}` without a single `*`.
+
+    Example:
+        >>> image = Path("kitti/rgb/a/07_rgb.png")
+        >>> label_path(Path("kitti"), image, "rgb/**/*_rgb.png", "gt/{parent}/{star}_gt.png").parts
+        ('kitti', 'gt', 'a', '07_gt.png')
+    """
+    pattern = PurePosixPath(images)
+    fixed: list[str] = []
+    for part in pattern.parent.parts:
+        if any(sign in part for sign in "*?["):
+            break
+        fixed.append(part)
+    values = {
+        "stem": image.stem,
+        "parent": image.parent.relative_to(root.joinpath(*fixed)).as_posix(),
+    }
+    if pattern.name.count("*") == 1 and not any(sign in pattern.name for sign in "?["):
+        before, after = pattern.name.split("*")
+        values["star"] = image.name[len(before) : len(image.name) - len(after)]
+    try:
+        return root / labels.format_map(values)
+    except (KeyError, ValueError, IndexError, AttributeError) as error:
+        raise SegueError(
+            f"cannot fill in {labels!r} ({error})",
+            where="labels",
+            fix=f"use only {', '.join(f'{{{name}}}' for name in PLACEHOLDERS)}; {{star}} needs "
+            "one * in the file part of `images`",
+        ) from error
+
+
+def _select(images: list[Path], first: str | None, last: str | None) -> list[Path]:
+    stems = [image.stem for image in images]
+    start = 0 if first is None else stems.index(_known(first, stems, "first"))
+    end = len(stems)
+    if last is not None:
+        end -= stems[::-1].index(_known(last, stems, "last"))
+    if start >= end:
+        raise SegueError(f"`first` {first} comes after `last` {last}", fix="swap them")
+    return images[start:end]
+
+
+def _known(stem: str, stems: list[str], setting: str) -> str:
+    if stem in stems:
+        return stem
+    near = get_close_matches(stem, stems, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"they are called like {stems[0]}"
+    raise SegueError(f"no image is called {stem}", where=setting, fix=hint)

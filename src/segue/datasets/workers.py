@@ -1,0 +1,42 @@
+"""How the cores of a machine are shared between training and reading files."""
+
+from __future__ import annotations
+
+import os
+
+MOST_WORKERS = 8
+
+
+def available_cores() -> int:
+    """How many cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def default_workers(cores: int, local_world: int = 1) -> int:
+    """How many reading processes one training process gets, so that all fit on the cores.
+
+    A quarter of the process's share, at least one, at most eight; none (reading happens between
+    the steps) where the share is a single core.
+
+    Args:
+        cores: of the machine, as far as this job may use it.
+        local_world: training processes on this machine.
+
+    Example:
+        >>> [default_workers(cores) for cores in (1, 2, 4, 16, 128)]
+        [0, 1, 1, 4, 8]
+    """
+    share = cores // local_world
+    return 0 if share < 2 else min(MOST_WORKERS, max(1, share // 4))
+
+
+def training_threads(cores: int, local_world: int, workers: int) -> int:
+    """How many threads are left to the training process beside its reading processes.
+
+    Example:
+        >>> training_threads(2, 1, default_workers(2, 1))
+        1
+    """
+    return max(1, cores // local_world - workers)

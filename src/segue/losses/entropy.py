@@ -1,0 +1,67 @@
+"""Entropy of predictions, and its direct minimisation: MinEnt."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from segue.step import Step
+
+
+@dataclass(frozen=True)
+class MinEnt:
+    """Mean entropy of the predictions for unlabelled images, divided by log C.
+
+    ADVENT (CVPR 2019), equations 2 and 3. The division is ADVENT's code; its weight of 0.001 is
+    tuned for it.
+
+    Args:
+        view: whose predictions are made certain.
+        head: which head of the segmenter.
+        network: which segmenter.
+
+    Example:
+        >>> MinEnt().trains
+        ('segmenter',)
+    """
+
+    view: str = "target"
+    head: str = "main"
+    network: str = "segmenter"
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The one view."""
+        return (self.view,)
+
+    @property
+    def trains(self) -> tuple[str, ...]:
+        """The segmenter."""
+        return (self.network,)
+
+    def __call__(self, step: Step) -> Tensor:
+        """A scalar between 0 and 1."""
+        log_probabilities = step.predict(self.view, self.network).log_probabilities(self.head)
+        return self_information(log_probabilities).sum(1).flatten(1).mean(1).mean()
+
+
+def self_information(log_probabilities: Tensor) -> Tensor:
+    """I = -p log p / log C for each class and pixel.
+
+    ADVENT (CVPR 2019), section 3.2; local alignment (ACCV 2020), below equation 2.
+    Differs: divided by log C as ADVENT's code does, so that an image's entropy lies in 0 to 1.
+
+    Args:
+        log_probabilities: [B, C, H, W], the logarithm and not p itself: p underflows to 0, where
+            p log p has no gradient.
+
+    Example:
+        >>> import torch
+        >>> uniform = torch.zeros(1, 4, 1, 1).log_softmax(1)
+        >>> round(float(self_information(uniform).sum()), 4)
+        1.0
+    """
+    classes = log_probabilities.shape[1]
+    return -log_probabilities.exp() * log_probabilities / math.log(classes)

@@ -1,0 +1,54 @@
+"""One confusion matrix over all labelled pixels, and the protocols' means of its IoUs."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segue.errors import SegueError
+from segue.label_space import LabelSpace
+
+
+class ConfusionMatrix:
+    """Counts of labelled pixels: rows are labels, columns predictions.
+
+    IoU = TP / (TP + FN + FP) for each class, one matrix for the whole set, as Cityscapes scores.
+
+    Args:
+        num_classes: C.
+
+    Example:
+        >>> matrix = ConfusionMatrix(2)
+        >>> matrix.add(np.array([[0, 0, 1, 255]]), np.array([[0, 1, 1, 0]]))
+        >>> matrix.iou().round(3).tolist()
+        [0.5, 0.5]
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.counts: NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
+
+    def add(self, label: NDArray[np.integer], prediction: NDArray[np.integer]) -> None:
+        """Counts one image: labels [H, W], anything that is no train id being ignored.
+
+        Raises:
+            SegueError: the two are not of one size.
+        """
+        if label.shape != prediction.shape:
+            raise SegueError(f"a prediction of {prediction.shape} for a label of {label.shape}")
+        classes = len(self.counts)
+        labelled = label < classes
+        pairs = label[labelled].astype(np.int64) * classes + prediction[labelled]
+        self.counts += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+    def iou(self) -> NDArray[np.float64]:
+        """IoU of each class, NaN where it is neither labelled nor predicted."""
+        hits = np.diag(self.counts).astype(np.float64)
+        union = self.counts.sum(0) + self.counts.sum(1) - hits
+        with np.errstate(invalid="ignore"):
+            return np.asarray(hits / union, np.float64)
+
+    def miou(self, label_space: LabelSpace, protocol: str) -> float:
+        """Mean IoU over the classes of a protocol, absent ones left out; NaN if all are."""
+        chosen = self.iou()[list(label_space.protocol(protocol))]
+        present = chosen[~np.isnan(chosen)]
+        return float(present.mean()) if len(present) else float("nan")

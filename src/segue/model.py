@@ -1,0 +1,212 @@
+"""A trained model on disk and in use: weights with all that is needed to use them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from segue.checkpoint import write_whole
+from segue.datasets.reading import read_image
+from segue.distributed import CPU
+from segue.errors import SegueError
+from segue.label_space import LabelSpace
+from segue.models import MODELS, Segmenter
+from segue.models.normalisation import Normalisation
+from segue.tables import build
+
+FORMAT = 1
+FILE = "model.safetensors"
+
+
+@dataclass
+class Model:
+    """A segmenter with its label space and the size at which it looks at images.
+
+    Args:
+        segmenter: the network.
+        label_space: the classes of its outputs.
+        size: width and height to which images are resized; predictions come at the image's own.
+        settings: kind and arguments from which the network is built again, without weights.
+        heads: how much each head's probabilities count.
+        device: where it runs.
+    """
+
+    segmenter: Segmenter
+    label_space: LabelSpace
+    size: tuple[int, int]
+    settings: dict[str, Any]
+    heads: Mapping[str, float]
+    device: torch.device = CPU
+
+    def logits_of(self, image: NDArray[np.uint8]) -> dict[str, Tensor]:
+        """Logits [1, C, h, w] by head for an RGB image [H, W, 3], at the network's stride."""
+        resized = Image.fromarray(image)
+        if resized.size != self.size:
+            resized = resized.resize(self.size, Image.Resampling.BICUBIC)
+        tensor = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None]
+        self.segmenter.eval()
+        with torch.inference_mode():
+            output = self.segmenter(tensor.to(self.device).float() / 255)
+        return {name: output.logits[name].float() for name in self.heads}
+
+    def probabilities(
+        self, image: NDArray[np.uint8], size: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Probabilities [C, H, W] at the image's size, or at `size` (height, width)."""
+        size = size or (image.shape[0], image.shape[1])
+        total, summed = sum(self.heads.values()), torch.zeros(())
+        for name, logits in self.logits_of(image).items():
+            share = self.heads[name] / total
+            summed = summed + share * self.segmenter.upsample(logits, size)[0].softmax(0).cpu()
+        return summed
+
+    def predict(self, image: str | Path | Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Train ids [H, W] for an image file, a PIL image or an RGB array [H, W, 3].
+
+        Raises:
+            SegueError: the file is no image.
+        """
+        array = as_array(image)
+        if len(self.heads) > 1:
+            return label_of(self.probabilities(array))
+        (logits,) = self.logits_of(array).values()
+        return label_of(self.segmenter.upsample(logits, array.shape[:2])[0])
+
+    def save(self, path: Path) -> None:
+        """Writes weights and description as one safetensors file."""
+        space, norm = self.label_space, self.segmenter.normalisation
+        description = {
+            "format": FORMAT,
+            "network": self.settings,
+            "normalisation": [norm.name, norm.mean, norm.std, norm.scale, norm.bgr],
+            "label_space": [space.name, space.classes, space.colours, dict(space.protocols)],
+            "size": self.size,
+            "heads": dict(self.heads),
+        }
+        state = self.segmenter.state_dict()
+        tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+        data = safetensors.torch.save(tensors, {"segue": json.dumps(description)})
+        write_whole(path, lambda file: file.write(data))
+
+
+class Ensemble:
+    """Several models as one: the mean of their probabilities (ADVENT's A+E, FDA's three bands).
+
+    Args:
+        models: of one label space.
+    """
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        spaces = {model.label_space.classes for model in models}
+        if len(spaces) != 1:
+            raise SegueError("models of different label spaces cannot be averaged")
+        self.models = list(models)
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """The classes of its outputs."""
+        return self.models[0].label_space
+
+    def predict(self, image: str | Path | Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Train ids [H, W] of the mean probabilities."""
+        array = as_array(image)
+        if len(self.models) == 1:
+            return self.models[0].predict(array)
+        summed = torch.zeros(())
+        for model in self.models:
+            summed = summed + model.probabilities(array)
+        return label_of(summed)
+
+
+def as_array(image: str | Path | Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An RGB array [H, W, 3] of an image in any of its forms."""
+    if isinstance(image, str | Path):
+        image = read_image(Path(image))
+    return np.array(image.convert("RGB")) if isinstance(image, Image.Image) else image
+
+
+def label_of(scores: Tensor) -> NDArray[np.uint8]:
+    """The index of the largest of [C, H, W], as uint8 [H, W]."""
+    return scores.argmax(0).to(torch.uint8).cpu().numpy()
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> Ensemble:
+    """The model of a work_dir, of one of its train stages, or of a model.safetensors.
+
+    Args:
+        path: of a work_dir, what its last evaluate stage scores, or else its last train stage.
+        device: where it is to run.
+
+    Raises:
+        SegueError: nothing is there yet, or the file is damaged.
+    """
+    where = Path(path)
+    if where.is_file():
+        return Ensemble([read(where, device)])
+    if (where / FILE).is_file():
+        return Ensemble([read(where / FILE, device)])
+    if not (where / "recipe.yaml").is_file():
+        raise SegueError(
+            "holds no trained model", where=where, fix="give a work_dir of `segue run`"
+        )
+    from segue.recipe import EvaluateStage, TrainStage
+    from segue.recipe import load as load_recipe
+
+    stages = load_recipe(where / "recipe.yaml").stages
+    names = [name for name, stage in stages.items() if isinstance(stage, TrainStage)][-1:]
+    for stage in stages.values():
+        if isinstance(stage, EvaluateStage):
+            names = stage.models
+    absent = [name for name in names if not (where / name / FILE).is_file()]
+    if absent:
+        fix = "finish it: run the same command again"
+        raise SegueError(f"stage {absent[0]} is not finished", where=where, fix=fix)
+    return Ensemble([read(where / name / FILE, device) for name in names])
+
+
+def read(path: Path, device: str | torch.device = "cpu") -> Model:
+    """A model from its file.
+
+    Raises:
+        SegueError: the file is no model of Segue, or is of a newer format.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            told = (file.metadata() or {}).get("segue")
+        tensors = safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise SegueError(f"cannot be read: {error}", where=path, fix="train it again") from error
+    if told is None:
+        raise SegueError("holds weights but no description", where=path, fix="use it as `weights`")
+    description = json.loads(told)
+    if description["format"] != FORMAT:
+        raise SegueError("is of a newer format", where=path, fix="upgrade Segue")
+    name, classes, colours, protocols = description["label_space"]
+    space = LabelSpace(
+        name,
+        tuple(classes),
+        tuple((r, g, b) for r, g, b in colours),
+        {key: tuple(ids) for key, ids in protocols.items()},
+    )
+    segmenter = build(
+        MODELS, description["network"], where=str(path), what="model", num_classes=len(classes)
+    )
+    label, mean, std, scale, bgr = description["normalisation"]
+    segmenter.normalisation = Normalisation(label, tuple(mean), tuple(std), scale, bgr)
+    segmenter.load_state_dict(tensors)
+    segmenter.to(device).eval()
+    size = (int(description["size"][0]), int(description["size"][1]))
+    return Model(
+        segmenter, space, size, description["network"], description["heads"], torch.device(device)
+    )

@@ -1,0 +1,99 @@
+"""What batch norms do while a network trains: one setting with three names.
+
+- `batch`: they normalise with the batch's statistics and update the running ones.
+- `running`: they normalise with the running statistics; statistics, scale and shift are frozen in
+  the whole network. Weights whose batch norm was folded into the convolutions allow only this.
+- `tracking`: they normalise with the running statistics, which still follow the batches.
+
+At evaluation all three use the running statistics. Scale and shift of a backbone that started from
+weights are frozen in every mode; those of heads and decoders train in `batch` and `tracking`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+if TYPE_CHECKING:
+    from segue.models.segmenter import Segmenter
+
+BatchNormMode = Literal["batch", "running", "tracking"]
+
+DESCRIPTIONS: dict[BatchNormMode, str] = {
+    "batch": "batch statistics",
+    "running": "running statistics, all frozen",
+    "tracking": "running statistics, still updated",
+}
+
+
+def set_batch_norm(segmenter: Segmenter, mode: BatchNormMode) -> None:
+    """Make every batch norm of a segmenter behave as `mode` says from now on.
+
+    Example:
+        >>> from segue.models import MODELS
+        >>> network = MODELS["deeplab_v2"](5, backbone="test_resnet")
+        >>> set_batch_norm(network, "running")
+        >>> network.batch_norm
+        'running'
+    """
+    segmenter.batch_norm = mode
+    frozen = frozen_parameters(segmenter)
+    for handle in segmenter.tracking_hooks:
+        handle.remove()
+    segmenter.tracking_hooks.clear()
+    for name, layer in _batch_norms(segmenter):
+        for kind, parameter in layer.named_parameters(recurse=False):
+            parameter.requires_grad_(f"{name}.{kind}" not in frozen)
+        if mode == "tracking" and layer.running_mean is not None:
+            hook = layer.register_forward_hook(partial(_follow_batch, segmenter))
+            segmenter.tracking_hooks.append(hook)
+    apply_mode(segmenter)
+
+
+def apply_mode(segmenter: Segmenter) -> None:
+    """Put each batch norm into training or evaluation, as the segmenter's own state asks."""
+    for _, layer in _batch_norms(segmenter):
+        layer.train(segmenter.training and segmenter.batch_norm == "batch")
+
+
+def frozen_parameters(segmenter: Segmenter) -> set[str]:
+    """Names of the scales and shifts that are never trained in the segmenter's mode."""
+    return {
+        f"{name}.{kind}"
+        for name, layer in _batch_norms(segmenter)
+        if segmenter.batch_norm == "running"
+        or (segmenter.freeze_affine and name.startswith("encoder."))
+        for kind, _ in layer.named_parameters(recurse=False)
+    }
+
+
+def _batch_norms(module: nn.Module) -> list[tuple[str, _BatchNorm]]:
+    return [(name, part) for name, part in module.named_modules() if isinstance(part, _BatchNorm)]
+
+
+def _follow_batch(
+    segmenter: Segmenter, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor
+) -> None:
+    del output
+    if not segmenter.training:
+        return
+    assert isinstance(layer, _BatchNorm)
+    x = args[0].detach().float()
+    if x.numel() // x.shape[1] < 2:
+        return  # one value per channel has no variance
+    mean, variance = layer.running_mean, layer.running_var
+    count = layer.num_batches_tracked
+    assert mean is not None
+    assert variance is not None
+    assert count is not None
+    dims = [axis for axis in range(x.ndim) if axis != 1]
+    with torch.no_grad():
+        # New tensors: autograd still needs the old ones for the backward pass of this forward.
+        layer.num_batches_tracked = count + 1
+        share = 1 / float(count + 1) if layer.momentum is None else layer.momentum
+        layer.running_mean = torch.lerp(mean, x.mean(dims).to(mean.dtype), share)
+        layer.running_var = torch.lerp(variance, x.var(dims).to(variance.dtype), share)

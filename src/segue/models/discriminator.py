@@ -1,0 +1,39 @@
+"""The discriminator of output-space alignment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+def discriminator(num_classes: int, *, widths: Sequence[int] = (64, 128, 256, 512)) -> nn.Module:
+    """Five 4x4 convolutions of stride 2 with LeakyReLU 0.2 between them and no normalisation.
+
+    AdaptSegNet (CVPR 2018), section 3.2, and all that build on it.
+
+    Args:
+        num_classes: channels of the input, one a class.
+        widths: channels of all but the last layer, whose one channel is the domain's logit.
+
+    Example:
+        >>> import torch
+        >>> discriminator(19, widths=(8, 8))(torch.zeros(1, 19, 64, 128)).shape
+        torch.Size([1, 1, 8, 16])
+    """
+    layers: list[nn.Module] = []
+    channels = num_classes
+    for width in widths:
+        layers += [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        channels = width
+    return Discriminator(*layers, nn.Conv2d(channels, 1, 4, stride=2, padding=1))
+
+
+class Discriminator(nn.Sequential):
+    """Convolutions that score each place of a map; see `discriminator`."""
+
+    def forward(self, shown: Tensor) -> Tensor:
+        """Domain logits, [B, 1, h, w], of maps [B, C, H, W]."""
+        for layer in self:
+            shown = layer(shown)
+        return shown

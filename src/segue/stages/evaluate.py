@@ -1,0 +1,161 @@
+"""The stage that scores: one confusion matrix at the labels' own size, means by protocol."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from segue import assembly, model
+from segue.checkpoint import write_whole
+from segue.datasets import Dataset
+from segue.distributed import World
+from segue.errors import SegueError
+from segue.label_space import LabelSpace
+from segue.metrics import ConfusionMatrix
+from segue.model import Ensemble
+from segue.recipe import EvaluateStage, Recipe
+from segue.tracking import Meter
+
+FILE = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model did on a labelled set.
+
+    Args:
+        classes: their names.
+        confusion: [C, C] pixels, rows labels, columns predictions.
+        protocols: train ids by protocol, the headline first.
+        images: how many images were scored.
+    """
+
+    classes: tuple[str, ...]
+    confusion: NDArray[np.int64]
+    protocols: dict[str, tuple[int, ...]]
+    images: int
+
+    @property
+    def matrix(self) -> ConfusionMatrix:
+        """The counts as a confusion matrix."""
+        matrix = ConfusionMatrix(len(self.classes))
+        matrix.counts += self.confusion
+        return matrix
+
+    @property
+    def iou(self) -> dict[str, float]:
+        """IoU by class name, NaN where absent from labels and predictions."""
+        values = self.matrix.iou().tolist()
+        return dict(zip(self.classes, values, strict=True))
+
+    @property
+    def miou(self) -> dict[str, float]:
+        """Mean IoU by protocol, the headline first."""
+        colours = tuple((0, 0, 0) for _ in self.classes)
+        space = LabelSpace("evaluated", self.classes, colours, self.protocols)
+        return {name: self.matrix.miou(space, name) for name in self.protocols}
+
+    def save(self, path: Path) -> None:
+        """Writes it as JSON."""
+        told = {
+            "format": 1,
+            "miou": {name: None if np.isnan(v) else v for name, v in self.miou.items()},
+            "iou": {name: None if np.isnan(v) else v for name, v in self.iou.items()},
+            "images": self.images,
+            "protocols": self.protocols,
+            "classes": self.classes,
+            "confusion": self.confusion.tolist(),
+        }
+        text = json.dumps(told, indent=1)
+        write_whole(path, lambda file: file.write(text.encode()))
+
+    @classmethod
+    def read(cls, path: Path) -> Evaluation:
+        """Reads what `save` wrote.
+
+        Raises:
+            SegueError: there is none.
+        """
+        if not path.is_file():
+            raise SegueError("no evaluation yet", where=path, fix="run `segue evaluate` first")
+        told = json.loads(path.read_text())
+        protocols = {name: tuple(ids) for name, ids in told["protocols"].items()}
+        counts = np.array(told["confusion"], np.int64)
+        return cls(tuple(told["classes"]), counts, protocols, told["images"])
+
+
+def run(
+    recipe: Recipe,
+    name: str,
+    stage: EvaluateStage,
+    work_dir: Path,
+    *,
+    world: World,
+    console: Console | None,
+) -> None:
+    """Scores the stage's models on its dataset and writes `evaluation.json`."""
+    if not world.leads:
+        return
+    models = load_models(stage, work_dir, device=str(world.device))
+    dataset = assembly.dataset(recipe, stage.data, labels=True)
+    result = evaluate(models, dataset, recipe.shown_protocols(), console=console)
+    (work_dir / name).mkdir(parents=True, exist_ok=True)
+    result.save(work_dir / name / FILE)
+
+
+def load_models(stage: EvaluateStage, work_dir: Path, *, device: str) -> Ensemble:
+    """The models that the stage scores, looking at images of the stage's size."""
+    models = [model.read(work_dir / name / model.FILE, device) for name in stage.models]
+    for one in models:
+        one.size, one.heads = stage.size, stage.heads
+    return Ensemble(models)
+
+
+def evaluate(
+    models: Ensemble,
+    dataset: Dataset,
+    protocols: list[str],
+    *,
+    console: Console | None = None,
+    title: str = "evaluate",
+) -> Evaluation:
+    """Scores a model on a labelled dataset, each image at the size of its label.
+
+    Raises:
+        SegueError: the label spaces differ, or a file is not as it should be.
+    """
+    space = dataset.label_space
+    if space.classes != models.label_space.classes:
+        fix = "evaluate it on data of its own label space"
+        raise SegueError("the model was trained for other classes", where=dataset.name, fix=fix)
+    matrix = ConfusionMatrix(space.num_classes)
+    meter = Meter(console, title, len(dataset), "img")
+    meter.start()
+    for done, (image, label) in enumerate(pairs(dataset), 1):
+        matrix.add(label, models.predict(image))
+        meter.advance(done)
+    meter.stop()
+    chosen = {name: space.protocol(name) for name in protocols}
+    return Evaluation(space.classes, matrix.counts, chosen, len(dataset))
+
+
+def pairs(dataset: Dataset) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Images with labels in order, the next being read while one is in use."""
+
+    def read(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        return dataset.image(index), dataset.label(index)
+
+    with ThreadPoolExecutor(1) as reader:
+        waiting = reader.submit(read, 0)
+        for index in range(len(dataset)):
+            ready = waiting.result()
+            if index + 1 < len(dataset):
+                waiting = reader.submit(read, index + 1)
+            yield ready

@@ -1,0 +1,188 @@
+"""What a run leaves to read: metrics.jsonl, timing.jsonl, TensorBoard, and the line on screen.
+
+Numbers that follow from the seed stand in metrics.jsonl; times and rates, which never repeat, in
+timing.jsonl beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from segue import distributed
+from segue.distributed import World
+
+
+class Tracker:
+    """Averages numbers over `every` iterations and writes them down.
+
+    Args:
+        folder: the stage's folder.
+        iterations: how many there will be, for the time left.
+        every: how many iterations a line of metrics.jsonl stands for.
+        world: only its leader writes.
+        console: where progress is shown; None keeps silent.
+        title: what is shown beside the bar.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        iterations: int,
+        every: int,
+        world: World,
+        console: Console | None = None,
+        title: str = "train",
+    ) -> None:
+        self.folder, self.every, self.world = folder, every, world
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+        self._since = time.monotonic()
+        self._board: Any = None
+        self._show = Meter(console if world.leads else None, title, iterations)
+
+    def begin(self, iteration: int) -> None:
+        """Opens the files, dropping what was written after the checkpoint that is resumed."""
+        if not self.world.leads:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        for name in ("metrics.jsonl", "timing.jsonl"):
+            _truncate(self.folder / name, iteration)
+        self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=iteration)
+        self._since = time.monotonic()
+        self._show.start(iteration)
+
+    def note(self, iteration: int, numbers: Mapping[str, Tensor]) -> None:
+        """Adds one iteration's numbers; a line is written when enough have come together."""
+        for name, value in numbers.items():
+            self._sums[name] = self._sums.get(name, torch.zeros(())) + value.detach().float().cpu()
+        self._count += 1
+        self._show.advance(iteration + 1)
+        if (iteration + 1) % self.every == 0:
+            self._write(iteration + 1)
+
+    def _write(self, done: int) -> None:
+        means = [self._sums[name] / self._count for name in sorted(self._sums)]
+        distributed.average(means, self.world)
+        row = {name: float(mean) for name, mean in zip(sorted(self._sums), means, strict=True)}
+        seconds = time.monotonic() - self._since
+        rate = self._count / max(seconds, 1e-9)
+        self._sums, self._count, self._since = {}, 0, time.monotonic()
+        if not self.world.leads:
+            return
+        _append(self.folder / "metrics.jsonl", {"iteration": done, **row})
+        _append(self.folder / "timing.jsonl", {"iteration": done, "iterations_per_second": rate})
+        for name, value in row.items():
+            self._board.add_scalar(name, value, done)
+        self._show.say(row)
+
+    def end(self) -> None:
+        """Closes the files and the bar."""
+        if self._board is not None:
+            self._board.close()
+        self._show.stop()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Sums since the last line, averaged over the processes: every process must ask."""
+        distributed.average(list(self._sums.values()), self.world)
+        return {"sums": dict(self._sums), "count": self._count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores them."""
+        self._sums, self._count = dict(state["sums"]), int(state["count"])
+
+
+class Meter:
+    """A bar with rate and time left on a terminal; now and then a line elsewhere.
+
+    Args:
+        console: where to show it; None shows nothing.
+        title: what is going on.
+        total: how many steps it takes.
+        unit: what a step is called.
+    """
+
+    def __init__(self, console: Console | None, title: str, total: int, unit: str = "it") -> None:
+        self.console, self.title, self.total, self.unit = console, title, total, unit
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._begun, self._first, self._told = time.monotonic(), 0, time.monotonic()
+        self._text = ""
+
+    def start(self, done: int = 0) -> None:
+        """Shows the bar, with what is done already."""
+        self._begun, self._first = time.monotonic(), done
+        if self.console is None or not self.console.is_terminal:
+            return
+        columns = (
+            TextColumn("{task.description:<22.22}"),
+            BarColumn(bar_width=16),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("[dim]{task.fields[text]}"),
+        )
+        self._bar = Progress(*columns, console=self.console, transient=False)
+        self._task = self._bar.add_task(
+            self.title, total=self.total, completed=done, rate="", text=""
+        )
+        self._bar.start()
+
+    def advance(self, done: int) -> None:
+        """Tells how far it is."""
+        seconds = time.monotonic() - self._begun
+        rate = (done - self._first) / max(seconds, 1e-9)
+        shown = (
+            f"{rate:.1f} {self.unit}/s" if rate >= 1 else f"{1 / max(rate, 1e-9):.1f} s/{self.unit}"
+        )
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, rate=shown, text=self._text)
+        elif self.console is not None and (
+            time.monotonic() - self._told > 15 or done == self.total
+        ):
+            self._told = time.monotonic()
+            left = (self.total - done) / max(rate, 1e-9)
+            line = f"{self.title}: {done}/{self.total}, {shown}, {left:.0f} s left {self._text}"
+            self.console.print(line.rstrip(), highlight=False, soft_wrap=True)
+
+    def say(self, row: Mapping[str, float]) -> None:
+        """Shows the losses of the last line of metrics."""
+        losses = [(name[5:], value) for name, value in row.items() if name.startswith("loss/")]
+        self._text = " ".join(f"{name[:12]} {value:.3f}" for name, value in losses[:2])
+
+    def stop(self) -> None:
+        """Takes the bar down."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _append(path: Path, row: Mapping[str, float | int]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _truncate(path: Path, iteration: int) -> None:
+    if path.exists():
+        kept = [row for row in read_rows(path) if row["iteration"] <= iteration]
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """The rows of a metrics.jsonl; a last line cut short by a crash is left out."""
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

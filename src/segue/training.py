@@ -1,0 +1,226 @@
+"""The training loop: every method in Segue, on this page.
+
+Draw images; for each phase take the gradients of its objectives, agree on them with the other
+processes, update the phase's networks; then whatever follows training. A method is a list of
+terms; nothing here knows which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from segue import checkpoint, distributed
+from segue.batch import Batch
+from segue.distributed import World
+from segue.errors import SegueError
+from segue.networks import Networks
+from segue.phases import Objective, Phase
+from segue.step import Step, View
+from segue.tracking import Tracker
+
+Draw = Callable[[int, int], Iterator[list[dict[str, Batch]]]]
+
+
+class Follower(Protocol):
+    """State that follows training: an averaged teacher, an image pool, running statistics."""
+
+    def after(self, steps: Sequence[Step]) -> None:
+        """Called once after each iteration's updates."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What to save."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores it."""
+
+
+@dataclass
+class Training:
+    """All that a run of the loop needs, and all of its state.
+
+    Args:
+        networks: every network with its optimiser.
+        phases: what is minimised by whom, in order.
+        iterations: how many.
+        draw: (first, stop) -> for each iteration its micro batches, by role. A function of the
+            iteration, so that resuming never replays anything.
+        views: how views are made from what is drawn.
+        followers: state that follows training, by name.
+        seed: of every random choice.
+        precision: `bfloat16` runs forward passes under autocast.
+        world: this process among its peers.
+    """
+
+    networks: Networks
+    phases: Sequence[Phase]
+    iterations: int
+    draw: Draw
+    views: Mapping[str, View] = field(default_factory=dict)
+    followers: Mapping[str, Follower] = field(default_factory=dict)
+    seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    world: World = field(default_factory=World)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of networks, optimisers and followers."""
+        followers = {name: one.state_dict() for name, one in self.followers.items()}
+        return {"networks": self.networks.state_dict(), "followers": followers}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores it."""
+        self.networks.load_state_dict(state["networks"])
+        for name, one in self.followers.items():
+            one.load_state_dict(state["followers"][name])
+
+
+def train(training: Training, tracker: Tracker, folder: Path, *, checkpoint_every: int) -> None:
+    """Runs the loop to its end, from the newest checkpoint in `folder` where there is one.
+
+    Raises:
+        SegueError: a loss or gradient is not finite; nothing is updated with it.
+    """
+    start = resume(training, tracker, folder)
+    networks, world = training.networks, training.world
+    networks.train()
+    distributed.spread(networks.values(), world)
+    tracker.begin(start)
+    draws = training.draw(start, training.iterations)
+    for iteration, micro_batches in zip(range(start, training.iterations), draws, strict=True):
+        steps = begin(training, iteration, micro_batches)
+        for phase in (one for one in training.phases for _ in range(one.repeat)):
+            for step in steps:
+                for objective in phase.objectives:
+                    backward(training, objective, step, share=1 / len(steps))
+            distributed.average_gradients((networks[name] for name in phase.trains), world)
+            refuse_non_finite(networks, phase.trains, steps)
+            for name in phase.trains:
+                networks.table[name].update(iteration)
+            for step in steps:
+                step.changed(phase.trains)
+        distributed.average_buffers(networks.values(), world)
+        for follower in training.followers.values():
+            follower.after(steps)
+        tracker.note(iteration, mean_of([step.recorded for step in steps]))
+        done = iteration + 1
+        if done % checkpoint_every == 0 or done == training.iterations:
+            save(training, tracker, folder, done)
+    tracker.end()
+
+
+def begin(training: Training, iteration: int, micro_batches: list[dict[str, Batch]]) -> list[Step]:
+    """A step for each micro batch, on the device, with its place in the joint batch."""
+    world = training.world
+    # Dropout and the like draw from torch's own generator.
+    torch.manual_seed(
+        Step({}, {}, iteration=iteration, seed=training.seed, slot=world.rank)
+        .random("torch")
+        .initial_seed()
+    )
+    steps = []
+    for micro, batches in enumerate(micro_batches):
+        moved = {role: batch.to(world.device) for role, batch in batches.items()}
+        size = max(len(batch) for batch in moved.values())
+        slot = (micro * world.size + world.rank) * size
+        steps.append(
+            Step(moved, training.networks, iteration=iteration, views=training.views,
+                 seed=training.seed, slot=slot)
+        )  # fmt: skip
+    return steps
+
+
+def backward(training: Training, objective: Objective, step: Step, *, share: float) -> None:
+    """Adds an objective's gradients, one group of terms at a time.
+
+    Each group's graph is freed before the next group runs: terms of the source alone are
+    backpropagated before the target is run, which never holds both graphs.
+    """
+    training.networks.hold(objective.trains)
+    step.begin(objective.trains)
+    for group in objective.groups:
+        with autocast(training):
+            losses = {weighted.name: weighted.term(step) for weighted in group}
+            total = sum(
+                (weighted.weight * losses[weighted.name] for weighted in group), torch.zeros(())
+            )
+        torch.autograd.backward(total * share)
+        step.free()
+        for name, loss in losses.items():
+            step.record(f"loss/{name}", loss)
+
+
+def autocast(training: Training) -> AbstractContextManager[Any]:
+    """Mixed precision, where it is asked for."""
+    enabled = training.precision == "bfloat16"
+    return torch.autocast(training.world.device.type, torch.bfloat16, enabled=enabled)
+
+
+def refuse_non_finite(networks: Networks, trained: Sequence[str], steps: Sequence[Step]) -> None:
+    """Stops before a weight is poisoned, and names the terms and the files.
+
+    Raises:
+        SegueError: the gradient of a network is not finite.
+    """
+    for name in trained:
+        norm = networks.table[name].gradient_norm()
+        for step in steps:
+            step.record(f"gradient_norm/{name}", norm)
+        if torch.isfinite(norm):
+            continue
+        terms = {
+            key.removeprefix("loss/"): float(value)
+            for step in steps
+            for key, value in step.recorded.items()
+            if key.startswith("loss/") and not torch.isfinite(value)
+        }
+        cause = ", ".join(f"loss {term} is {value}" for term, value in terms.items())
+        files = ", ".join(file for step in steps for file in step.names)
+        raise SegueError(
+            f"{cause or 'every loss is finite, but'} the gradient of {name} is {float(norm)}"
+            f" on {files}",
+            where=f"iteration {steps[0].iteration}",
+            fix="look at these files, or lower the learning rate; no weight was changed",
+        )
+
+
+def mean_of(recorded: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of what the micro batches recorded."""
+    names = dict.fromkeys(name for one in recorded for name in one)
+    return {
+        name: torch.stack([one[name].float() for one in recorded if name in one]).mean()
+        for name in names
+    }
+
+
+def save(training: Training, tracker: Tracker, folder: Path, done: int) -> None:
+    """Writes a checkpoint, from the leading process."""
+    state = {**training.state_dict(), "tracker": tracker.state_dict(), "seed": training.seed}
+    if training.world.leads:
+        checkpoint.save(folder, done, state)
+
+
+def resume(training: Training, tracker: Tracker, folder: Path) -> int:
+    """Restores the newest checkpoint and returns how many iterations are done.
+
+    Raises:
+        SegueError: it is damaged, or was made with another seed.
+    """
+    existing = checkpoint.found(folder)
+    if not existing:
+        return 0
+    state = checkpoint.load(existing[-1][1])
+    if state["seed"] != training.seed:
+        raise SegueError(
+            f"was made with seed {state['seed']}, not {training.seed}",
+            where=existing[-1][1],
+            fix="choose another work_dir",
+        )
+    training.load_state_dict(state)
+    tracker.load_state_dict(state["tracker"])
+    return int(state["iteration"])
