@@ -142,8 +142,8 @@ def test_seeds_are_stable_and_fit_torch():
 def test_default_workers_leave_cores_to_training():
     for cores, world in itertools.product(range(1, 130), (1, 2, 4, 8)):
         workers = default_workers(cores, world)
-        threads = training_threads(cores, world, workers)
-        assert workers + threads <= max(1, cores // world)
+        assert training_threads(cores, world) * world <= max(cores, world)
+        assert workers <= max(0, cores // world - 1)
         assert workers <= 8
     assert default_workers(2, 1) == 1
     assert default_workers(2, 2) == 0

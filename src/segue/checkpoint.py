@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import pickle
 import re
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,23 +31,36 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except (OSError, RuntimeError) as error:
-        written = partial.stat().st_size if partial.exists() else 0
-        partial.unlink(missing_ok=True)
-        raise _reason(error, path, written) from error
+    except BaseException as error:
+        told = _reason(error, path, _remove(partial))
+        if told is None:
+            raise
+        raise told from error
 
 
-def _reason(error: OSError | RuntimeError, path: Path, written: int) -> Exception:
-    # torch's zip writer turns a full disk into a RuntimeError of its own.
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+def _remove(partial: Path) -> int:
+    try:
+        written = partial.stat().st_size
+        partial.unlink()
+    except OSError:
+        return 0
+    return written
+
+
+def _reason(error: BaseException, path: Path, written: int) -> SegueError | None:
+    cause: BaseException | None = error
+    # torch's zip writer raises an error of its own over the system's, or in its place.
+    while isinstance(cause, RuntimeError) and cause.__context__ is not None:
+        cause = cause.__context__
+    full = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
     if full or (isinstance(error, RuntimeError) and "file write failed" in str(error)):
         size = f" (it stopped after {written / 2**20:.1f} MiB)" if written else ""
         return SegueError(
             f"no space left on the disk{size}", where=path, fix="free some and run again"
         )
-    if isinstance(error, OSError):
-        return SegueError(error.strerror or str(error), where=path, fix="check the folder")
-    return error
+    if isinstance(cause, OSError):
+        return SegueError(cause.strerror or str(cause), where=path, fix="check the folder")
+    return None
 
 
 def path_of(folder: Path, iteration: int) -> Path:
@@ -80,7 +91,8 @@ def load(path: Path) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    # A damaged file makes torch raise whatever its bytes lead to.
+    except Exception as error:
         raise SegueError(
             "cannot be read as a checkpoint", where=path, fix="delete it to use the one before"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,6 +62,24 @@ def run(
 
 
 @app.command()
+def sweep(
+    recipe: RecipeName,
+    settings: Annotated[
+        list[str],
+        typer.Argument(help="key=value as for run; key=[a,b,c] tries each value in turn"),
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="how many seeds each gets")] = 1,
+    work_dir: Annotated[
+        Path | None, typer.Option(help="where to; runs/sweep-<recipe> unless given")
+    ] = None,
+) -> None:
+    """Run a recipe once per value of a setting, and compare; stop and go on at will."""
+    from segue.sweeping import sweep as run_sweep
+
+    run_sweep(recipe, settings, seeds=seeds, work_dir=work_dir, console=console())
+
+
+@app.command()
 def evaluate(work_dir: WorkDir) -> None:
     """Score a finished run again on its validation data and print the table."""
     from segue.showing import evaluate_again, show_evaluations
@@ -75,13 +94,17 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="image files or folders")],
     output: Annotated[Path, typer.Option("--output", "-o", help="where the PNGs go")],
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="leave out images that are labelled already")
+    ] = False,
 ) -> None:
     """Write a label PNG and a colour PNG for every image."""
     from segue import load
     from segue.distributed import join
     from segue.predicting import predict as predict_images
 
-    written = predict_images(load(model, join(device).device), images, output, console=console())
+    models = load(model, join(device).device)
+    written = predict_images(models, images, output, resume=resume, console=console())
     console().print(f"{len(written)} images labelled in {output}", highlight=False)
 
 
@@ -158,11 +181,12 @@ def layout_shift(
 
 
 def console() -> Console:
-    """Where people read: width 80 when output is no terminal."""
+    """Where people read: as wide as the terminal, and silent in all processes but the first."""
     from rich.console import Console
 
     wide = sys.stdout.isatty()
-    return Console(soft_wrap=False, width=None if wide else 100)
+    follows = os.environ.get("RANK", "0") != "0"
+    return Console(width=None if wide else 100, quiet=follows)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -130,7 +130,11 @@ def make_page(
         "other world's images too, without their labels.",
         table=table,
         panels=panels(recipe, evaluate, folders),
-        legend=list(zip(space.classes, space.colours, strict=True)),
+        legend=[
+            (name, colour)
+            for name, colour in zip(space.classes, space.colours, strict=True)
+            if name in {line.name for line in table.lines}
+        ],
         facts=facts,
         curves=curves,
         curve_axes=("iteration", "cross-entropy on the source"),

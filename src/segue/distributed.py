@@ -10,13 +10,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 
+from segue.datasets.workers import available_cores, training_threads
 from segue.errors import SegueError
 
 BUCKET = 32 * 2**20
+
+T = TypeVar("T")
 CPU = torch.device("cpu")
 
 
@@ -69,7 +73,16 @@ def join(device: str = "auto") -> World:
         torch.cuda.set_device(chosen)
     if size > 1 and not distributed.is_initialized():
         distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    if "OMP_NUM_THREADS" not in os.environ:
+        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        torch.set_num_threads(training_threads(available_cores(), local_size))
     return World(rank, size, chosen)
+
+
+def meet(world: World) -> None:
+    """Waits until every process is here."""
+    if world.size > 1:
+        distributed.barrier()
 
 
 def leave() -> None:
@@ -118,6 +131,15 @@ def buckets(tensors: list[Tensor], size: int = BUCKET) -> Iterator[list[Tensor]]
         bucket.append(tensor)
     if bucket:
         yield bucket
+
+
+def gather(value: T, world: World) -> list[T]:
+    """What every process gives, in order of rank; plain values."""
+    if world.size == 1:
+        return [value]
+    gathered: list[Any] = [None] * world.size
+    distributed.all_gather_object(gathered, value)
+    return gathered
 
 
 def spread(modules: Iterable[nn.Module], world: World) -> None:

@@ -31,13 +31,19 @@ class ConfusionMatrix:
         """Counts one image: labels [H, W], anything that is no train id being ignored.
 
         Raises:
-            SegueError: the two are not of one size.
+            SegueError: the two are not of one size, or the prediction holds what is no class.
         """
         if label.shape != prediction.shape:
             raise SegueError(f"a prediction of {prediction.shape} for a label of {label.shape}")
         classes = len(self.counts)
-        labelled = label < classes
-        pairs = label[labelled].astype(np.int64) * classes + prediction[labelled]
+        labelled = (label >= 0) & (label < classes)
+        predicted = prediction[labelled]
+        if predicted.size and not 0 <= predicted.min() <= predicted.max() < classes:
+            raise SegueError(
+                f"a prediction of class {predicted.max()} where there are {classes}",
+                fix="predict train ids",
+            )
+        pairs = label[labelled].astype(np.int64) * classes + predicted
         self.counts += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
     def iou(self) -> NDArray[np.float64]:

@@ -151,28 +151,34 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Ensemble:
     Raises:
         SegueError: nothing is there yet, or the file is damaged.
     """
-    where = Path(path)
-    if where.is_file():
-        return Ensemble([read(where, device)])
-    if (where / FILE).is_file():
-        return Ensemble([read(where / FILE, device)])
-    if not (where / "recipe.yaml").is_file():
-        raise SegueError(
-            "holds no trained model", where=where, fix="give a work_dir of `segue run`"
-        )
+    return Ensemble([read(file, device) for file in files(Path(path))])
+
+
+def files(path: Path) -> list[Path]:
+    """The model files that `load` reads for a path.
+
+    Raises:
+        SegueError: nothing is there yet.
+    """
+    if path.is_file():
+        return [path]
+    if (path / FILE).is_file():
+        return [path / FILE]
+    if not (path / "recipe.yaml").is_file():
+        raise SegueError("holds no trained model", where=path, fix="give a work_dir of `segue run`")
     from segue.recipe import EvaluateStage, TrainStage
     from segue.recipe import load as load_recipe
 
-    stages = load_recipe(where / "recipe.yaml").stages
+    stages = load_recipe(path / "recipe.yaml").stages
     names = [name for name, stage in stages.items() if isinstance(stage, TrainStage)][-1:]
     for stage in stages.values():
         if isinstance(stage, EvaluateStage):
             names = stage.models
-    absent = [name for name in names if not (where / name / FILE).is_file()]
+    absent = [name for name in names if not (path / name / FILE).is_file()]
     if absent:
         fix = "finish it: run the same command again"
-        raise SegueError(f"stage {absent[0]} is not finished", where=where, fix=fix)
-    return Ensemble([read(where / name / FILE, device) for name in names])
+        raise SegueError(f"stage {absent[0]} is not finished", where=path, fix=fix)
+    return [path / name / FILE for name in names]
 
 
 def read(path: Path, device: str | torch.device = "cpu") -> Model:

@@ -1,4 +1,4 @@
-"""Recipes: YAML in, checked settings out. The only place where settings are text.
+"""Recipes: checked settings of what is run. Beyond this door no setting is text.
 
 A recipe is an ordered table of stages over named datasets. `base:` extends another recipe;
 `key=value` on the command line sets what it says. Everything is checked here, before anything
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,11 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from segue.datasets import DATASETS
 from segue.datasets.augmentation import AUGMENTATIONS
-from segue.errors import SegueError
 from segue.label_space import LABEL_SPACES, LabelSpace
-from segue.losses import LOSS_NETWORKS, LOSSES
+from segue.losses import LOSSES
 from segue.networks import NETWORKS, OPTIMISERS, SCHEDULES
-from segue.tables import arguments, choose, parse, split_kind, suggestion
+from segue.recipe_files import Dumper, refuse_unknown, resolve
+from segue.tables import arguments, choose, parse, split_kind
 
 FORMAT = 1
 
@@ -184,7 +183,9 @@ class Recipe(_Settings):
     def as_yaml(self) -> str:
         """The recipe as resolved, in YAML that loads again."""
         plain = self.model_dump(mode="json", exclude_none=True)
-        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
+        # To a dataset null says something: `labels: null` is not the default.
+        plain["data"] = self.data
+        return yaml.dump(plain, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
 
     def fingerprint(self, stage: str) -> str:
         """A digest of everything that decides what a stage computes."""
@@ -194,18 +195,13 @@ class Recipe(_Settings):
             "stages": {name: plain["stages"][name] for name in upto},
             **{key: plain[key] for key in ("seed", "precision", "label_space", "data")},
         }
+        if plain["stages"][stage]["kind"] == "evaluate":
+            told["protocols"] = self.shown_protocols()
         # How often state is saved does not change it.
         for settings in told["stages"].values():
             settings.pop("checkpoint_every", None)
         text = json.dumps(told, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
-
-
-def shipped() -> list[str]:
-    """Names of the recipes that come with Segue."""
-    folder = resources.files("segue") / "recipes"
-    names = (Path(entry.name) for entry in folder.iterdir())
-    return sorted(name.stem for name in names if name.suffix == ".yaml" and name.stem[0] != "_")
 
 
 def load(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -219,126 +215,9 @@ def load(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         >>> load("source-only-demo").stages["train"].kind
         'train'
     """
-    settings = _read(str(name), ())
-    for override in overrides:
-        settings = merge(settings, _nested(override))
-    settings.pop("base", None)
-    settings.setdefault("name", Path(name).stem)
-    _expand_like(settings)
-    _bring_networks(settings)
-    recipe = parse(Recipe, settings, where="")
+    recipe = parse(Recipe, resolve(name, overrides), where="")
     _check_parts(recipe)
     return recipe
-
-
-def _read(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
-    if name in seen:
-        raise SegueError("extends itself", where=f"recipe {name}", fix="change `base`")
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        path = Path(name)
-        if not path.is_file():
-            raise SegueError(
-                "no such recipe file", where=path, fix="`segue list` names shipped ones"
-            )
-        text = path.read_text(encoding="utf-8")
-    else:
-        if name not in (known := shipped()) and not name.startswith("_"):
-            fix = suggestion(name, known) + "; or give the path of a YAML file"
-            raise SegueError(f"no recipe is called {name!r}", fix=fix)
-        text = (resources.files("segue") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
-    try:
-        settings = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
-        problem = getattr(error, "problem", "") or "not YAML"
-        raise SegueError(f"line {line}: {problem}", where=name, fix="mend the YAML") from None
-    if not isinstance(settings, dict):
-        raise SegueError("is not a mapping of keys", where=name, fix="see docs/recipes.md")
-    base = settings.get("base")
-    if base is None:
-        return settings
-    if str(base).endswith((".yaml", ".yml")):
-        base = str(Path(name).parent / str(base))
-    return merge(_read(str(base), (*seen, name)), settings)
-
-
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings laid over others: mappings merge, null removes, all else replaces.
-
-    A part of another `kind` replaces the whole part, since its arguments are others.
-
-    Example:
-        >>> merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 5, "c": None}})
-        {'a': {'b': 5}, 'd': 3}
-    """
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        if value is None:
-            merged.pop(key, None)
-        elif isinstance(old, Mapping) and isinstance(value, Mapping) and _same_kind(old, value):
-            merged[key] = merge(old, value)
-        elif isinstance(value, Mapping):
-            merged[key] = merge({}, value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _same_kind(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return "kind" not in new or "kind" not in old or old["kind"] == new["kind"]
-
-
-def _nested(override: str) -> dict[str, Any]:
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise SegueError(f"{override!r} is not key=value", fix="write e.g. seed=1")
-    try:
-        value: Any = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise SegueError(f"{text!r} is not a YAML value", where=key, fix="quote it") from None
-    if isinstance(value, str) and _is_number(value):
-        value = float(value)  # YAML 1.1 takes 1e-3 for text.
-    for part in reversed(key.strip().split(".")):
-        value = {part: value}
-    assert isinstance(value, dict)
-    return value
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _expand_like(settings: dict[str, Any]) -> None:
-    """Lays a stage with `like: OTHER` over that other stage."""
-    stages = settings.get("stages")
-    if not isinstance(stages, dict):
-        return
-    for name, stage in stages.items():
-        other = stage.get("like") if isinstance(stage, dict) else None
-        if other is None:
-            continue
-        _named(str(other), [key for key in stages if key != name], f"stages.{name}.like", "stage")
-        stages[name] = merge(stages[other], {**stage, "like": None})
-
-
-def _bring_networks(settings: dict[str, Any]) -> None:
-    """Adds, below what the recipe says, the networks that its losses bring along."""
-    stages = settings.get("stages")
-    for stage in stages.values() if isinstance(stages, dict) else ():
-        terms = stage.get("terms") if isinstance(stage, dict) else None
-        if not isinstance(terms, dict) or not isinstance(stage.setdefault("networks", {}), dict):
-            continue
-        for term in terms.values():
-            kind = term.get("kind") if isinstance(term, dict) else None
-            bring = LOSS_NETWORKS.get(kind) if isinstance(kind, str) else None
-            for name, network in bring(term).items() if bring else ():
-                described = stage["networks"].get(name) or {}
-                stage["networks"][name] = merge(network, described)
 
 
 def _check_parts(recipe: Recipe) -> None:
@@ -355,10 +234,10 @@ def _check_parts(recipe: Recipe) -> None:
         if isinstance(stage, TrainStage):
             _check_train(recipe, stage, where)
         else:
-            _named(stage.data, recipe.data, f"{where}.data", "dataset")
+            refuse_unknown(stage.data, recipe.data, f"{where}.data", "dataset")
             earlier = _trained_before(recipe, name)
             for model in stage.models:
-                _named(model, earlier, f"{where}.models", "earlier train stage")
+                refuse_unknown(model, earlier, f"{where}.models", "earlier train stage")
 
 
 def _trained_before(recipe: Recipe, name: str) -> list[str]:
@@ -368,11 +247,9 @@ def _trained_before(recipe: Recipe, name: str) -> list[str]:
 
 
 def _check_train(recipe: Recipe, stage: TrainStage, where: str) -> None:
-    for role in ("source", "target"):
-        settings: Role | None = getattr(stage, role)
-        if settings is None:
-            continue
-        _named(settings.data, recipe.data, f"{where}.{role}.data", "dataset")
+    drawn = {"source": stage.source} | ({"target": stage.target} if stage.target else {})
+    for role, settings in drawn.items():
+        refuse_unknown(settings.data, recipe.data, f"{where}.{role}.data", "dataset")
         for index, part in enumerate(settings.augment):
             _check_part(AUGMENTATIONS, part, f"{where}.{role}.augment.{index}", "augmentation")
     for name, network in stage.networks.items():
@@ -385,18 +262,16 @@ def _check_train(recipe: Recipe, stage: TrainStage, where: str) -> None:
     for name, term in stage.terms.items():
         path = f"{where}.terms.{name}"
         loss = choose(LOSSES, term.kind, where=f"{path}.kind", what="loss")
-        arguments(loss, term.arguments, where=path)
+        built = loss(**arguments(loss, term.arguments, where=path))
+        for side in built.values() if isinstance(built, dict) else (built,):
+            for view in side.views:
+                refuse_unknown(view, drawn, path, "view")
     for phase in stage.phases or ():
         for objective in phase.objectives:
             for network_name in objective.trains:
-                _named(network_name, stage.networks, f"{where}.phases", "network")
+                refuse_unknown(network_name, stage.networks, f"{where}.phases", "network")
 
 
 def _check_part(table: Mapping[str, Any], part: Part, where: str, what: str, *given: str) -> None:
     kind, rest = split_kind(part, where=where)
     arguments(choose(table, kind, where=where, what=what), rest, where=where, given=given)
-
-
-def _named(name: str, known: Sequence[str] | Mapping[str, Any], where: str, what: str) -> None:
-    if name not in known:
-        raise SegueError(f"no {what} is called {name!r}", where=where, fix=suggestion(name, known))

@@ -13,12 +13,12 @@ from rich.console import Console
 
 from segue import distributed
 from segue.checkpoint import write_whole
-from segue.distributed import World
 from segue.errors import SegueError
 from segue.recipe import Recipe
 from segue.stages import STAGES
 
 DONE = "done.json"
+SETTINGS = "settings.json"
 _VERSIONS = (
     "segue",
     "torch",
@@ -48,16 +48,25 @@ def run(
     """
     folder = Path(work_dir) if work_dir is not None else Path("runs") / recipe.name
     world = distributed.join(recipe.device)
+    for name in recipe.stages:
+        refuse_other(folder / name, recipe.fingerprint(name))
     if world.leads:
         describe(recipe, folder)
-    for name, stage in recipe.stages.items():
-        done, print_of = folder / name / DONE, recipe.fingerprint(name)
-        if finished(done, print_of):
-            continue
-        claim(folder / name, print_of, world)
+    waiting = [
+        name
+        for name in recipe.stages
+        if not finished(folder / name / DONE, recipe.fingerprint(name))
+    ]
+    # A stage reads files that the leading process wrote in the one before.
+    distributed.meet(world)
+    for name in waiting:
+        stage, told = recipe.stages[name], {"fingerprint": recipe.fingerprint(name)}
+        if world.leads:
+            write_json(folder / name / SETTINGS, told)
         STAGES[stage.kind](recipe, name, stage, folder, world=world, console=console)
         if world.leads:
-            write_json(done, {"fingerprint": print_of})
+            write_json(folder / name / DONE, told)
+        distributed.meet(world)
     distributed.leave()
     return folder
 
@@ -67,21 +76,19 @@ def finished(path: Path, fingerprint: str) -> bool:
     return path.is_file() and json.loads(path.read_text())["fingerprint"] == fingerprint
 
 
-def claim(folder: Path, fingerprint: str, world: World) -> None:
-    """Notes which settings a stage's folder belongs to.
+def refuse_other(folder: Path, fingerprint: str) -> None:
+    """Looks whether a stage's folder belongs to these settings, or to none yet.
 
     Raises:
         SegueError: it belongs to others.
     """
-    path = folder / "settings.json"
+    path = folder / SETTINGS
     if path.is_file() and json.loads(path.read_text())["fingerprint"] != fingerprint:
         raise SegueError(
             "was begun with other settings",
             where=folder,
             fix="choose another work_dir, or delete this folder to start it anew",
         )
-    if world.leads:
-        write_json(path, {"fingerprint": fingerprint})
 
 
 def write_json(path: Path, told: dict[str, Any]) -> None:

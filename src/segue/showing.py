@@ -12,7 +12,8 @@ from rich.table import Table as RichTable
 
 from segue.distributed import join
 from segue.errors import SegueError
-from segue.recipe import EvaluateStage, Recipe, load, shipped
+from segue.recipe import EvaluateStage, Recipe, load
+from segue.recipe_files import shipped
 from segue.report.tables import Row, iou_table
 from segue.stages import evaluate
 from segue.stages.evaluate import FILE, Evaluation

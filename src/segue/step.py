@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from segue.batch import Batch
+from segue.errors import SegueError
 from segue.models.segmenter import Output, Segmenter
 
 T = TypeVar("T")
@@ -63,8 +64,15 @@ class Prediction:
             self._known[what, name] = compute()
         return self._known[what, name]
 
+    def heads(self) -> dict[str, Tensor]:
+        """Logits by head, at the network's own stride."""
+        return self._output.logits
+
     def logits(self, head: str = "main") -> Tensor:
         """[B, C, h, w] at the network's own stride."""
+        if head not in self._output.logits:
+            fix = f"the network has: {', '.join(self._output.logits)}"
+            raise SegueError(f"no head is called {head!r}", where="head", fix=fix)
         return self._output.logits[head]
 
     def feature(self, name: str) -> Tensor:
@@ -156,6 +164,9 @@ class Step:
         """A drawn batch, or a view made from it on first use."""
         if name in self._batches:
             return self._batches[name]
+        if name not in self._views:
+            known = ", ".join((*self._batches, *self._views))
+            raise SegueError(f"no view is called {name!r}", where="view", fix=f"drawn: {known}")
         return self.once(("view", name), lambda: self._views[name](self))
 
     def network(self, name: str) -> nn.Module:
@@ -202,6 +213,20 @@ class Step:
         """Notes a number for metrics.jsonl, such as a discriminator's accuracy."""
         self.recorded[name] = value.detach()
 
+    def pull_on_logits(self, loss: Tensor) -> Tensor:
+        """Norm of a loss's gradient at the logits of every prediction that can learn from it.
+
+        What a term asks of the segmenters, measured where all terms meet, so that weights can be
+        judged: only the path from logits to loss is run backward.
+        """
+        predictions = [k.value for k in self._known.values() if isinstance(k.value, Prediction)]
+        logits = [x for one in predictions for x in one.heads().values() if x.requires_grad]
+        if not (logits and loss.requires_grad):
+            return torch.zeros(())
+        found = torch.autograd.grad(loss, logits, retain_graph=True, allow_unused=True)
+        parts = [gradient.float().norm() for gradient in found if gradient is not None]
+        return torch.stack(parts).norm() if parts else torch.zeros(())
+
     def random(self, name: str, image: int | None = None) -> torch.Generator:
         """A generator that is a function of (seed, iteration, place in the joint batch, name).
 
@@ -244,6 +269,8 @@ def detached(value: T) -> T:
             return cast(T, replace(value, image=value.image.detach()))
         case dict():
             return cast(T, {key: detached(item) for key, item in value.items()})
+        case tuple() if hasattr(value, "_fields"):
+            return cast(T, type(value)(*(detached(item) for item in value)))
         case list() | tuple():
             return cast(T, type(value)(detached(item) for item in value))
     return value

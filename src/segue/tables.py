@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar, get_type_hints
 
@@ -38,7 +39,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
         >>> suggestion("itterations", ["iterations", "seed"])
         "did you mean 'iterations'? There are: iterations, seed"
     """
-    names = sorted(known)
+    names = sorted(map(str, known))
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     guess = f"did you mean {near[0]!r}? " if near else ""
     return f"{guess}There are: {', '.join(names)}" if names else "remove it"
@@ -122,7 +123,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def parse(model: type[M], settings: object, *, where: str) -> M:
-    """A pydantic model from settings; its first complaint becomes one line.
+    """A pydantic model from settings; one of its complaints becomes one line.
 
     Raises:
         SegueError: with the path of the value, what is wrong, and a suggestion for unknown keys.
@@ -130,7 +131,8 @@ def parse(model: type[M], settings: object, *, where: str) -> M:
     try:
         return model.model_validate(settings)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key is also a missing one: the first tells more.
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     missing = first["type"] == "missing"
     path = ".".join((*((where,) if where else ()), *_told(settings, first["loc"], missing)))
     if first["type"] == "extra_forbidden":
@@ -139,6 +141,12 @@ def parse(model: type[M], settings: object, *, where: str) -> M:
         raise SegueError("unknown key", where=path, fix=suggestion(unknown, known))
     if missing:
         raise SegueError("is missing", where=path, fix="add it")
+    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        # An alternative is chosen by its `kind`.
+        kinds = re.findall(r"'(\w+)'", first["ctx"].get("expected_tags", ""))
+        told = dict.fromkeys(kinds)
+        split_kind(first["input"], where=path)
+        choose(told, first["ctx"]["tag"], where=f"{path}.kind", what="kind")
     shown = repr(first["input"])
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
     raise SegueError(f"{shown} will not do", where=path, fix=_lower(first["msg"]))
@@ -149,7 +157,8 @@ def _told(settings: Any, location: tuple[int | str, ...], missing: bool) -> list
     told = []
     for index, part in enumerate(location):
         inside = isinstance(settings, Mapping) and part in settings
-        inside = inside or (isinstance(settings, list) and isinstance(part, int))
+        if isinstance(settings, list) and isinstance(part, int):
+            inside = part < len(settings)
         if inside:
             settings = settings[part]
         if inside or (missing and index == len(location) - 1):

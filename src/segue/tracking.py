@@ -44,8 +44,10 @@ class Tracker:
         title: str = "train",
     ) -> None:
         self.folder, self.every, self.world = folder, every, world
+        self.iterations = iterations
         self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self._counts: dict[str, int] = {}
+        self._done = 0
         self._since = time.monotonic()
         self._board: Any = None
         self._show = Meter(console if world.leads else None, title, iterations)
@@ -65,19 +67,22 @@ class Tracker:
     def note(self, iteration: int, numbers: Mapping[str, Tensor]) -> None:
         """Adds one iteration's numbers; a line is written when enough have come together."""
         for name, value in numbers.items():
-            self._sums[name] = self._sums.get(name, torch.zeros(())) + value.detach().float().cpu()
-        self._count += 1
+            # Kept on the device: reading each number at once would make a GPU wait.
+            value = value.detach().float().to(self.world.device)
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
+        self._done += 1
         self._show.advance(iteration + 1)
         if (iteration + 1) % self.every == 0:
             self._write(iteration + 1)
 
     def _write(self, done: int) -> None:
-        means = [self._sums[name] / self._count for name in sorted(self._sums)]
+        means = [self._sums[name] / self._counts[name] for name in sorted(self._sums)]
         distributed.average(means, self.world)
         row = {name: float(mean) for name, mean in zip(sorted(self._sums), means, strict=True)}
         seconds = time.monotonic() - self._since
-        rate = self._count / max(seconds, 1e-9)
-        self._sums, self._count, self._since = {}, 0, time.monotonic()
+        rate = self._done / max(seconds, 1e-9)
+        self._sums, self._counts, self._done, self._since = {}, {}, 0, time.monotonic()
         if not self.world.leads:
             return
         _append(self.folder / "metrics.jsonl", {"iteration": done, **row})
@@ -87,7 +92,12 @@ class Tracker:
         self._show.say(row)
 
     def end(self) -> None:
-        """Closes the files and the bar."""
+        """Writes what has not filled a line: every process must call it."""
+        if self._counts:
+            self._write(self.iterations)
+
+    def close(self) -> None:
+        """Closes the files and takes the bar down."""
         if self._board is not None:
             self._board.close()
         self._show.stop()
@@ -95,11 +105,11 @@ class Tracker:
     def state_dict(self) -> dict[str, Any]:
         """Sums since the last line, averaged over the processes: every process must ask."""
         distributed.average(list(self._sums.values()), self.world)
-        return {"sums": dict(self._sums), "count": self._count}
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores them."""
-        self._sums, self._count = dict(state["sums"]), int(state["count"])
+        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
 
 
 class Meter:

@@ -56,6 +56,7 @@ class Training:
         seed: of every random choice.
         precision: `bfloat16` runs forward passes under autocast.
         world: this process among its peers.
+        examine_every: how often each term's gradient is measured at the logits, beside the step.
     """
 
     networks: Networks
@@ -67,6 +68,11 @@ class Training:
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     world: World = field(default_factory=World)
+    examine_every: int | None = None
+
+    def examines(self, iteration: int) -> bool:
+        """Whether this iteration measures how hard each term pulls."""
+        return self.examine_every is not None and (iteration + 1) % self.examine_every == 0
 
     def state_dict(self) -> dict[str, Any]:
         """The state of networks, optimisers and followers."""
@@ -92,26 +98,29 @@ def train(training: Training, tracker: Tracker, folder: Path, *, checkpoint_ever
     distributed.spread(networks.values(), world)
     tracker.begin(start)
     draws = training.draw(start, training.iterations)
-    for iteration, micro_batches in zip(range(start, training.iterations), draws, strict=True):
-        steps = begin(training, iteration, micro_batches)
-        for phase in (one for one in training.phases for _ in range(one.repeat)):
-            for step in steps:
-                for objective in phase.objectives:
-                    backward(training, objective, step, share=1 / len(steps))
-            distributed.average_gradients((networks[name] for name in phase.trains), world)
-            refuse_non_finite(networks, phase.trains, steps)
-            for name in phase.trains:
-                networks.table[name].update(iteration)
-            for step in steps:
-                step.changed(phase.trains)
-        distributed.average_buffers(networks.values(), world)
-        for follower in training.followers.values():
-            follower.after(steps)
-        tracker.note(iteration, mean_of([step.recorded for step in steps]))
-        done = iteration + 1
-        if done % checkpoint_every == 0 or done == training.iterations:
-            save(training, tracker, folder, done)
-    tracker.end()
+    try:
+        for iteration, micro_batches in zip(range(start, training.iterations), draws, strict=True):
+            steps = begin(training, iteration, micro_batches)
+            for phase in (one for one in training.phases for _ in range(one.repeat)):
+                for step in steps:
+                    for objective in phase.objectives:
+                        backward(training, objective, step, share=1 / len(steps))
+                distributed.average_gradients((networks[name] for name in phase.trains), world)
+                refuse_non_finite(training, phase.trains, steps)
+                for name in phase.trains:
+                    networks.table[name].update(iteration)
+                for step in steps:
+                    step.changed(phase.trains)
+            distributed.average_buffers(networks.values(), world)
+            for follower in training.followers.values():
+                follower.after(steps)
+            tracker.note(iteration, mean_of([step.recorded for step in steps]))
+            done = iteration + 1
+            if done % checkpoint_every == 0 or done == training.iterations:
+                save(training, tracker, folder, done)
+        tracker.end()
+    finally:
+        tracker.close()
 
 
 def begin(training: Training, iteration: int, micro_batches: list[dict[str, Batch]]) -> list[Step]:
@@ -149,6 +158,10 @@ def backward(training: Training, objective: Objective, step: Step, *, share: flo
             total = sum(
                 (weighted.weight * losses[weighted.name] for weighted in group), torch.zeros(())
             )
+        if training.examines(step.iteration):
+            for weighted in group:
+                pull = step.pull_on_logits(weighted.weight * losses[weighted.name])
+                step.record(f"pull/{weighted.name}", pull)
         torch.autograd.backward(total * share)
         step.free()
         for name, loss in losses.items():
@@ -161,32 +174,38 @@ def autocast(training: Training) -> AbstractContextManager[Any]:
     return torch.autocast(training.world.device.type, torch.bfloat16, enabled=enabled)
 
 
-def refuse_non_finite(networks: Networks, trained: Sequence[str], steps: Sequence[Step]) -> None:
+def refuse_non_finite(training: Training, trained: Sequence[str], steps: Sequence[Step]) -> None:
     """Stops before a weight is poisoned, and names the terms and the files.
 
     Raises:
-        SegueError: the gradient of a network is not finite.
+        SegueError: the gradient of a network is not finite; the same in every process.
     """
     for name in trained:
-        norm = networks.table[name].gradient_norm()
+        norm = training.networks.table[name].gradient_norm()
         for step in steps:
             step.record(f"gradient_norm/{name}", norm)
         if torch.isfinite(norm):
             continue
-        terms = {
-            key.removeprefix("loss/"): float(value)
-            for step in steps
-            for key, value in step.recorded.items()
-            if key.startswith("loss/") and not torch.isfinite(value)
-        }
-        cause = ", ".join(f"loss {term} is {value}" for term, value in terms.items())
-        files = ", ".join(file for step in steps for file in step.names)
+        mine = [(non_finite_losses(step), step.names) for step in steps]
+        told = [one for rank in distributed.gather(mine, training.world) for one in rank]
+        causes = list(dict.fromkeys(cause for found, _ in told for cause in found))
+        guilty = [names for found, names in told if found or not causes]
+        files = ", ".join(dict.fromkeys(file for names in guilty for file in names))
         raise SegueError(
-            f"{cause or 'every loss is finite, but'} the gradient of {name} is {float(norm)}"
-            f" on {files}",
+            f"{', '.join(causes) or 'every loss is finite'}, the gradient of {name} is "
+            f"{float(norm)}: {files}",
             where=f"iteration {steps[0].iteration}",
-            fix="look at these files, or lower the learning rate; no weight was changed",
+            fix="look at these files, or lower the learning rate; no weight was changed by it",
         )
+
+
+def non_finite_losses(step: Step) -> list[str]:
+    """The losses of a step that are no finite numbers, in words."""
+    return [
+        f"loss {name.removeprefix('loss/')} is {float(value)}"
+        for name, value in step.recorded.items()
+        if name.startswith("loss/") and not torch.isfinite(value)
+    ]
 
 
 def mean_of(recorded: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -6,8 +6,8 @@ import multiprocessing
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import product
 from multiprocessing.context import BaseContext
@@ -174,20 +174,22 @@ def _tensor(array: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
 
 def _draw(reader: _Reader, iterations: range, workers: int) -> Iterator[list[dict[str, Batch]]]:
     keys = product(iterations, range(reader.accumulate))
-    reads = map(reader.__getitem__, keys) if workers == 0 else _pool(reader, keys, workers)
-    for _ in iterations:
-        micro_batches = []
-        for _ in range(reader.accumulate):
-            read = next(reads)
-            if isinstance(read, SegueError):
-                raise read
-            micro_batches.append({name: part.batch() for name, part in read.items()})
-        yield micro_batches
+    reads = (reader[key] for key in keys) if workers == 0 else _pool(reader, keys, workers)
+    # closed here, the pool ends at once; left to the garbage collector, torch waits for workers
+    with closing(reads):
+        for _ in iterations:
+            micro_batches = []
+            for _ in range(reader.accumulate):
+                read = next(reads)
+                if isinstance(read, SegueError):
+                    raise read
+                micro_batches.append({name: part.batch() for name, part in read.items()})
+            yield micro_batches
 
 
 def _pool(
     reader: _Reader, keys: Iterable[tuple[int, int]], workers: int
-) -> Iterator[dict[str, _Read] | SegueError]:
+) -> Generator[dict[str, _Read] | SegueError, None, None]:
     with warnings.catch_warnings():
         # more workers than cores is the user's choice
         warnings.filterwarnings("ignore", message="This DataLoader will create")

@@ -32,11 +32,14 @@ def default_workers(cores: int, local_world: int = 1) -> int:
     return 0 if share < 2 else min(MOST_WORKERS, max(1, share // 4))
 
 
-def training_threads(cores: int, local_world: int, workers: int) -> int:
-    """How many threads are left to the training process beside its reading processes.
+def training_threads(cores: int, local_world: int = 1) -> int:
+    """How many threads a training process gets: its share of the cores.
+
+    The reading processes, one thread each, work a few per cent of the time, so no core is held
+    back for them.
 
     Example:
-        >>> training_threads(2, 1, default_workers(2, 1))
-        1
+        >>> [training_threads(cores, 2) for cores in (1, 2, 16)]
+        [1, 1, 8]
     """
-    return max(1, cores // local_world - workers)
+    return max(1, cores // local_world)

@@ -192,4 +192,4 @@ def default_networks(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """
     optimiser = {"kind": "adam", "lr": 1e-4, "betas": [0.9, 0.99]}
     name = settings.get("discriminator", "discriminator")
-    return {name: {"kind": "discriminator", "optimiser": optimiser}}
+    return {str(name): {"kind": "discriminator", "optimiser": optimiser}}

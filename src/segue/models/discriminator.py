@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from segue.errors import SegueError
+
 
 def discriminator(num_classes: int, *, widths: Sequence[int] = (64, 128, 256, 512)) -> nn.Module:
     """Five 4x4 convolutions of stride 2 with LeakyReLU 0.2 between them and no normalisation.
@@ -34,6 +36,12 @@ class Discriminator(nn.Sequential):
 
     def forward(self, shown: Tensor) -> Tensor:
         """Domain logits, [B, 1, h, w], of maps [B, C, H, W]."""
+        if min(shown.shape[-2:]) < (smallest := 2 ** sum(isinstance(x, nn.Conv2d) for x in self)):
+            raise SegueError(
+                f"is shown {shown.shape[-1]}x{shown.shape[-2]} pixels",
+                where="discriminator",
+                fix=f"show it at least {smallest}x{smallest}: a larger `patch` or image size",
+            )
         for layer in self:
             shown = layer(shown)
         return shown

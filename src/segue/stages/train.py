@@ -12,7 +12,7 @@ from segue.batch import Batch
 from segue.datasets.loading import batches
 from segue.distributed import World
 from segue.errors import SegueError
-from segue.model import FILE, Model
+from segue.model import FILE, Model, files
 from segue.models import Segmenter
 from segue.models.weights import load_weights
 from segue.networks import Networks
@@ -71,6 +71,7 @@ def run(
         seed=recipe.seed,
         precision=recipe.precision,
         world=world,
+        examine_every=stage.log_every,
     )
     tracker = Tracker(
         folder,
@@ -87,20 +88,21 @@ def run(
 
 
 def load_from(networks: Networks, stage: TrainStage, work_dir: Path, *, where: str) -> None:
-    """Fills the segmenter, weights only, from an earlier stage by name or from a file.
+    """Fills the segmenter, weights only, from an earlier stage by name, a file or a work_dir.
 
     Raises:
-        SegueError: no such stage or file, or weights of another network.
+        SegueError: no such stage or file, weights of another network, or of several.
     """
     if stage.load_from is None:
         return
-    earlier = work_dir / stage.load_from / FILE
-    path = earlier if earlier.is_file() else Path(stage.load_from)
-    if path.is_dir():
-        path = path / FILE
-    if not path.is_file():
-        fix = "name an earlier train stage or a weights file"
-        raise SegueError(f"{stage.load_from} is neither", where=where, fix=fix)
+    earlier, given = work_dir / stage.load_from / FILE, Path(stage.load_from)
+    if not earlier.is_file() and not given.exists():
+        fix = "name an earlier train stage, a weights file or a work_dir"
+        raise SegueError(f"nothing is called {stage.load_from}", where=where, fix=fix)
+    path, *others = [earlier] if earlier.is_file() else files(given)
+    if others:
+        fix = f"name one of its stages: {path.parent}"
+        raise SegueError(f"{stage.load_from} holds several models", where=where, fix=fix)
     load_weights(networks["segmenter"], path, minimum=1.0)
 
 

@@ -1,0 +1,244 @@
+"""Builds what a recipe's stages need, and runs it on tensors that have shapes and no values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+
+import huggingface_hub.constants
+import torch
+
+from segue import assembly
+from segue.batch import Batch
+from segue.checking.report import Report, told
+from segue.datasets.augmentation import AUGMENTATIONS, augment
+from segue.distributed import World
+from segue.errors import SegueError
+from segue.models import Segmenter
+from segue.networks import Network, Networks
+from segue.recipe import EvaluateStage, NetworkSettings, Recipe, Role, TrainStage
+from segue.stages import train
+from segue.step import Step
+from segue.tables import build, split_kind
+
+META = torch.device("meta")
+DRAWS = 8  # how often chance is tried for the sizes that it leaves
+
+
+def check_train(
+    recipe: Recipe,
+    name: str,
+    stage: TrainStage,
+    trained: Mapping[str, Networks],
+    lengths: Mapping[str, int],
+    world: World,
+    report: Report,
+) -> Networks:
+    """Builds a train stage's networks as training does and runs its terms on shapes alone."""
+    where = f"stages.{name}"
+    images = stage.batch_size * stage.accumulate * world.size
+    roles = [role for role in (stage.source, stage.target) if role is not None]
+    epochs = [
+        f"{stage.iterations * images / lengths[role.data]:.3g} epochs of {role.data}"
+        for role in roles
+        if role.data in lengths
+    ]
+    split = f" ({stage.batch_size} at once)" if images > stage.batch_size else ""
+    rows = [
+        ("batch", f"{images}{split} of {' and of '.join(role.data for role in roles)}"),
+        ("length", ", ".join((f"{stage.iterations} iterations", *epochs))),
+    ]
+    table: dict[str, Network] = {}
+    for key, settings in stage.networks.items():
+        network, weights = _network(recipe, stage, settings, f"{where}.networks.{key}", report)
+        if network is not None:
+            table[key] = network
+            rows.append((key, _described(settings, network, weights)))
+    report.sections.append((f"{where} (train)", tuple(rows)))
+    networks = Networks(table)
+    if not isinstance(networks.get("segmenter"), Segmenter):
+        if "segmenter" not in stage.networks or "segmenter" in networks:
+            fix = "call the network that is trained and saved `segmenter`"
+            report.problems.append(str(SegueError("no segmenter", where=where, fix=fix)))
+        return networks
+    _check_load_from(stage, networks, trained, f"{where}.load_from", report)
+    for module in networks.values():
+        module.to(META)
+    _check_terms(recipe, stage, networks, where, report)
+    return networks
+
+
+def _described(settings: NetworkSettings, network: Network, weights: str) -> str:
+    if isinstance(network.module, Segmenter):
+        return f"{network.module.describe()}, weights: {weights}"
+    count = sum(parameter.numel() for parameter in network.module.parameters())
+    return f"{settings.kind}, {count / 1e6:.1f} M parameters"
+
+
+def _network(
+    recipe: Recipe, stage: TrainStage, settings: NetworkSettings, where: str, report: Report
+) -> tuple[Network | None, str]:
+    """A network as training builds it, or else without its weights; and where those come from."""
+    weights = settings.arguments.get("weights")
+    from_hub = weights == "hub"
+    try:
+        with _offline() if from_hub else nullcontext():
+            whole = assembly.network(recipe, stage, settings, where=where)
+    except SegueError as error:
+        reason = error
+    else:
+        return whole, ("hub, in its cache" if from_hub else str(weights or "random"))
+    bare: Network | None = None
+    if weights is not None:
+        without = settings.model_copy(update={"weights": None})
+        try:
+            bare = assembly.network(recipe, stage, without, where=where)
+        except SegueError as error:
+            reason = error
+    if bare is None or not from_hub:
+        report.problems.append(told(where, reason))
+        return bare, f"{weights}, which does not load"
+    report.warnings.append(f"{where}: the hub's weights are not here yet and will be downloaded")
+    return bare, "hub, to be downloaded"
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """The hub answers from its cache alone."""
+    before = huggingface_hub.constants.HF_HUB_OFFLINE
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        huggingface_hub.constants.HF_HUB_OFFLINE = before
+
+
+def _check_load_from(
+    stage: TrainStage,
+    networks: Networks,
+    trained: Mapping[str, Networks],
+    where: str,
+    report: Report,
+) -> None:
+    if stage.load_from is None or stage.load_from not in trained:
+        try:
+            train.load_from(networks, stage, Path(), where=where)
+        except SegueError as error:
+            report.problems.append(told(where, error))
+        return
+    earlier = trained[stage.load_from].get("segmenter")
+    if earlier is not None and _shapes(earlier) != _shapes(networks["segmenter"]):
+        fix = "give both stages the same segmenter"
+        other = SegueError(f"stage {stage.load_from} trains another network", where=where, fix=fix)
+        report.problems.append(str(other))
+
+
+def _shapes(module: torch.nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in module.state_dict().items()}
+
+
+def _check_terms(
+    recipe: Recipe, stage: TrainStage, networks: Networks, where: str, report: Report
+) -> None:
+    """Runs every term once."""
+    shapes = {}
+    for name, role in (("source", stage.source), ("target", stage.target)):
+        if role is not None:
+            shapes[name] = _shown_size(role, stage.batch_size, f"{where}.{name}", report)
+    try:
+        terms = assembly.terms(stage.terms, where=f"{where}.terms")
+        train.check_names(networks, train.terms_trained(terms), where=f"{where}.terms")
+        assembly.phases(terms, stage.phases, {}, where=f"{where}.phases")
+    except SegueError as error:
+        report.problems.append(str(error))
+        return
+    count, faults = stage.batch_size, dict[str, str]()
+    batches = {
+        name: Batch(
+            torch.zeros(count, 3, *size, device=META),
+            torch.zeros(count, *size, dtype=torch.int64, device=META) if name == "source" else None,
+        )
+        for name, size in shapes.items()
+    }
+    networks.train()
+    step = Step(batches, networks, iteration=0, seed=recipe.seed)
+    for one in terms:
+        fault = _fault(partial(one.term, step))
+        if fault:  # a network that fails does so for every term
+            faults.setdefault(fault, f"{where}.terms.{one.name.split('/')[0]}")
+    report.problems += [told(place, fault) for fault, place in faults.items()]
+
+
+def _fault(attempt: Callable[[], object]) -> str:
+    """What keeps a computation on shapes from running, nothing where that cannot be told."""
+    try:
+        with torch.no_grad():
+            attempt()
+    except SegueError as error:
+        return str(error)
+    except KeyError as error:
+        return f"asks for {error}, which is not there; check the names of views, heads and networks"
+    except NotImplementedError:
+        return ""  # an operation that has no rule for shapes alone
+    except (RuntimeError, ValueError, AssertionError) as error:
+        text = " ".join(str(error).split())
+        return "" if "meta" in text else f"does not run ({text}); try another `size`"
+    return ""
+
+
+def _shown_size(role: Role, batch_size: int, where: str, report: Report) -> tuple[int, int]:
+    """Height and width, the smallest where chance decides, that augmentation leaves."""
+    width, height = role.size
+    parts = [split_kind(part, where=where) for part in role.augment]
+    changes = [
+        build(AUGMENTATIONS, part, where=f"{where}.augment", what="augmentation")
+        for part in role.augment
+    ]
+    blank = torch.zeros(3, height, width, dtype=torch.uint8)
+    shown = [augment(blank, None, changes, seed)[0].shape for seed in range(DRAWS)]
+    sizes = sorted({(int(shape[1]), int(shape[2])) for shape in shown})
+    if len(sizes) > 1 and batch_size > 1:
+        fix = "let `random_crop` be the last of `augment`"
+        error = SegueError("images of one batch differ in size", where=where, fix=fix)
+        report.problems.append(str(error))
+    kinds = [kind for kind, _ in parts]
+    if "random_crop" in kinds and "random_scale" not in kinds:
+        wide, high = parts[kinds.index("random_crop")][1]["size"]
+        if wide > width or high > height:
+            report.warnings.append(
+                f"{where}: a crop of {wide}x{high} is larger than the images, {width}x{height}: "
+                "the rest is black and ignored; use a smaller crop or a larger `size`"
+            )
+    return sizes[0]
+
+
+def check_evaluate(
+    name: str, stage: EvaluateStage, trained: Mapping[str, Networks], report: Report
+) -> None:
+    """Whether the models of an evaluate stage have its heads and run at its size."""
+    where, (width, height) = f"stages.{name}", stage.size
+    for model in stage.models:
+        segmenter = trained[model].get("segmenter")
+        if not isinstance(segmenter, Segmenter):
+            continue  # told where it should have been built
+        for head in stage.heads:
+            if head not in segmenter.heads:
+                fix = f"it has: {', '.join(segmenter.heads)}"
+                error = SegueError(
+                    f"the model of {model} has no head {head!r}", where=f"{where}.heads", fix=fix
+                )
+                report.problems.append(str(error))
+        segmenter.eval()
+        image = torch.zeros(1, 3, height, width, device=META)
+        fault = _fault(partial(segmenter, image))
+        if fault:
+            report.problems.append(told(where, fault))
+    heads = ", ".join(f"{head} x {weight:g}" for head, weight in stage.heads.items())
+    rows = (
+        ("scores", " + ".join(stage.models)),
+        ("on", f"{stage.data}, seen at {width}x{height}"),
+        ("heads", heads),
+    )
+    report.sections.append((f"{where} (evaluate)", rows))

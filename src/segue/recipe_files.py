@@ -1,0 +1,209 @@
+"""Recipe files: YAML, `base`, `like` and `key=value` in, one plain mapping of settings out."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segue.errors import SegueError
+from segue.losses import LOSS_NETWORKS
+from segue.tables import suggestion
+
+
+class Loader(yaml.SafeLoader):
+    """YAML with 1.2's numbers (1.1 takes 1e-3 for text) that refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping, each key once."""
+        seen = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue
+            if key_node.value in seen:
+                told = f"the key {key_node.value!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, told, key_node.start_mark)
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+class Dumper(yaml.SafeDumper):
+    """Its other side: text that reads as such a number is quoted."""
+
+
+for _side in (Loader, Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
+        list("-+0123456789"),
+    )
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that come with Segue."""
+    folder = resources.files("segue") / "recipes"
+    names = (Path(entry.name) for entry in folder.iterdir())
+    return sorted(name.stem for name in names if name.suffix == ".yaml" and name.stem[0] != "_")
+
+
+def resolve(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings of a recipe with everything laid over them that it and the user say.
+
+    Raises:
+        SegueError: there is no such recipe, it is not YAML, or it extends what is not there.
+
+    Example:
+        >>> sorted(resolve("source-only-demo", ["seed=3"]))[:3]
+        ['data', 'label_space', 'name']
+    """
+    settings = _read(str(name), ())
+    for override in overrides:
+        settings = merge(settings, _nested(override))
+    settings.pop("base", None)
+    settings.setdefault("name", Path(name).stem)
+    _expand_like(settings)
+    _bring_networks(settings)
+    return settings
+
+
+def _read(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    if name in seen:
+        raise SegueError("extends itself", where=f"recipe {name}", fix="change `base`")
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(name)
+        if not path.is_file():
+            raise SegueError(
+                "no such recipe file", where=path, fix="`segue list` names shipped ones"
+            )
+        text = path.read_bytes()
+    else:
+        entry = resources.files("segue") / "recipes" / f"{name}.yaml"
+        if not entry.is_file():
+            fix = suggestion(name, shipped()) + "; or give the path of a YAML file"
+            raise SegueError(f"no recipe is called {name!r}", fix=fix)
+        text = entry.read_bytes()
+    try:
+        settings = yaml.load(text, Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
+        problem = getattr(error, "problem", "") or "not YAML"
+        raise SegueError(f"line {line}: {problem}", where=name, fix="mend the YAML") from None
+    if not isinstance(settings, dict):
+        raise SegueError("is not a mapping of keys", where=name, fix="see docs/recipes.md")
+    base = settings.get("base")
+    if base is None:
+        return settings
+    if str(base).endswith((".yaml", ".yml")):
+        base = str((Path(name).parent / str(base)).resolve())
+    below = _read(str(base), (*seen, name))
+    # What was reported for that recipe was not reported for this one.
+    below.pop("paper", None)
+    return merge(below, settings)
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings laid over others: mappings merge, null removes what is there, all else replaces.
+
+    A part of another `kind` replaces the whole part, since its arguments are others.
+
+    Example:
+        >>> merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 5, "c": None}})
+        {'a': {'b': 5}, 'd': 3}
+    """
+    merged = copy.deepcopy(dict(below))
+    for key, value in above.items():
+        old = merged.get(key)
+        if value is None and key in merged:
+            del merged[key]
+        elif isinstance(old, Mapping) and isinstance(value, Mapping) and _same_kind(old, value):
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def _same_kind(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return "kind" not in new or "kind" not in old or old["kind"] == new["kind"]
+
+
+def _nested(override: str) -> dict[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise SegueError(f"{override!r} is not key=value", fix="write e.g. seed=1")
+    try:
+        value: Any = yaml.load(text, Loader)
+    except yaml.YAMLError:
+        raise SegueError(f"{text!r} is not a YAML value", where=key, fix="quote it") from None
+    for part in reversed(key.strip().split(".")):
+        value = {part: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def _expand_like(settings: dict[str, Any]) -> None:
+    """Lays a stage with `like: OTHER` over that other, earlier stage."""
+    stages = settings.get("stages")
+    if not isinstance(stages, dict):
+        return
+    for name, stage in stages.items():
+        other = stage.get("like") if isinstance(stage, dict) else None
+        if other is None:
+            continue
+        earlier = list(stages)[: list(stages).index(name)]
+        refuse_unknown(str(other), earlier, f"stages.{name}.like", "earlier stage")
+        if isinstance(stages[other], dict):
+            own = {key: value for key, value in stage.items() if key != "like"}
+            stages[name] = merge(stages[other], own)
+            _forget_unbrought(stages[name], own)
+
+
+def _forget_unbrought(stage: dict[str, Any], own: Mapping[str, Any]) -> None:
+    """Drops what the other stage said of networks whose loss this stage has not."""
+    networks = stage.get("networks")
+    if not isinstance(networks, dict):
+        return
+    kept = {*_brought(stage), *(own.get("networks") or ())}
+    for name, network in list(networks.items()):
+        if name not in kept and isinstance(network, dict) and "kind" not in network:
+            del networks[name]
+
+
+def _bring_networks(settings: dict[str, Any]) -> None:
+    """Adds, below what the recipe says, the networks that its losses bring along."""
+    stages = settings.get("stages")
+    for stage in stages.values() if isinstance(stages, dict) else ():
+        if not isinstance(stage, dict) or not isinstance(stage.get("terms"), dict):
+            continue
+        networks = stage.setdefault("networks", {})
+        for name, network in _brought(stage).items() if isinstance(networks, dict) else ():
+            described = networks.get(name) or {}
+            if isinstance(described, dict):
+                networks[name] = merge(network, described)
+
+
+def _brought(stage: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The networks that a stage's losses bring along, as they describe them."""
+    terms = stage.get("terms")
+    found: dict[str, dict[str, Any]] = {}
+    for term in terms.values() if isinstance(terms, dict) else ():
+        kind = term.get("kind") if isinstance(term, dict) else None
+        bring = LOSS_NETWORKS.get(kind) if isinstance(kind, str) else None
+        found |= bring(term) if bring else {}
+    return found
+
+
+def refuse_unknown(
+    name: str, known: Sequence[str] | Mapping[str, Any], where: str, what: str
+) -> None:
+    """Refuses a name that is not among those known.
+
+    Raises:
+        SegueError: with the nearest of what there is.
+    """
+    if name not in known:
+        raise SegueError(f"no {what} is called {name!r}", where=where, fix=suggestion(name, known))

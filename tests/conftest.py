@@ -1,0 +1,30 @@
+"""What all tests share: one thread each, and tiny data written once per process and session."""
+
+import os
+
+# Before torch starts its threads: tests run side by side on few cores. Subprocesses inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import tiny
+import torch
+
+from segue import recipe
+
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Tiny folders in the layout of every shipped recipe; read-only by agreement."""
+    return tiny.write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(data):
+    """(name, "key=value", ...) -> a shipped recipe that runs whole in about a second."""
+
+    def load(name, *more):
+        return recipe.load(name, [*tiny.overrides(name, data), *more])
+
+    return load
