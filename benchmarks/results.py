@@ -22,8 +22,7 @@ from pathlib import Path
 from segue.datasets.procedural import write_worlds
 from segue.demonstration import SOURCE_IMAGES, TARGET_IMAGES, VALIDATION_IMAGES
 from segue.recipe import load
-from segue.report.tables import iou_table
-from segue.showing import row_of
+from segue.showing import compare
 from segue.stages.evaluate import Evaluation
 from segue.tracking import read_rows
 
@@ -125,12 +124,7 @@ def section(pair: str, runs: Path, seeds: int) -> str:
 
 def table(found: dict[str, list[Evaluation]]) -> str:
     """IoU by class and mIoU with their spread over seeds."""
-    first = next(iter(found.values()))[0]
-    protocol = next(iter(first.miou))
-    labelled = first.confusion.sum(1) > 0
-    classes = [first.classes[i] for i in first.protocols[protocol] if labelled[i]]
-    rows = [row_of(NAMES[method], seeds, protocol) for method, seeds in found.items()]
-    return iou_table(rows, protocol=protocol, classes=classes).to_markdown()
+    return compare({NAMES[method]: seeds for method, seeds in found.items()}).to_markdown()
 
 
 def signs(pair: str, methods: Sequence[str], runs: Path, seeds: int) -> str:

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
@@ -29,7 +30,7 @@ def main(out: Path, name: str, variants: dict[str, list[str]]) -> None:
 def run_one(work_dir: Path, chosen: recipe.Recipe, rank: int, spoil: bool) -> dict:
     """What this process has when a recipe ends: the last stage's networks, the images drawn."""
     kept = {"networks": {}, "drawn": [], "said": ""}
-    loop = train.train
+    loop, save = train.train, train.save_model
 
     def keeping(training, *args, **kwargs):
         draw = training.draw
@@ -46,8 +47,15 @@ def run_one(work_dir: Path, chosen: recipe.Recipe, rank: int, spoil: bool) -> di
         loop(training, *args, **kwargs)
         kept["networks"] = {key: one.state_dict() for key, one in training.networks.items()}
 
-    # The next variant needs the other processes, too.
-    with mock.patch.object(train, "train", keeping), mock.patch.object(distributed, "leave"):
+    def saving(*args):
+        time.sleep(0.5)  # the other process would be far ahead
+        save(*args)
+
+    with (
+        mock.patch.object(train, "train", keeping),
+        mock.patch.object(train, "save_model", saving),
+        mock.patch.object(distributed, "leave"),  # the next variant needs the other process
+    ):
         try:
             run(chosen, work_dir)
         except SegueError as error:

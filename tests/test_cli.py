@@ -1,5 +1,7 @@
 """The command line as people meet it: help at once, whole runs, one line for each mistake."""
 
+import errno
+import os
 import subprocess
 import sys
 import time
@@ -9,7 +11,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from segue import cli, demonstration
+from segue import cli, demonstration, tracking
 from segue.errors import SegueError
 
 
@@ -131,6 +133,20 @@ def test_a_mistake_is_one_line_and_no_traceback(capsys, tmp_path, monkeypatch, w
     assert err.startswith("segue: ")
     assert len(err.strip().splitlines()) == 1, err
     assert told in err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_what_the_disk_refuses_is_one_line(capsys, overrides, tmp_path, monkeypatch, number):
+    def refuse(path, row):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(tracking, "_append", refuse)
+    words = ("run", "local-alignment-demo", *overrides, "--work-dir", tmp_path)
+    code, _, err = segue(capsys, *words)
+    assert code == 1
+    assert len(err.strip().splitlines()) == 1, err
+    assert "metrics.jsonl" in err
+    assert os.strerror(number) in err
 
 
 def test_check_lists_problems_and_fails(capsys, tmp_path, monkeypatch):

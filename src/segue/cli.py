@@ -196,6 +196,11 @@ def main(arguments: list[str] | None = None) -> None:
     except SegueError as error:
         print(f"segue: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        told = f"{where}{error.strerror or error}; mend it, then the same command goes on"
+        print(f"segue: {told}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("segue: stopped; the same command again goes on", file=sys.stderr)
         sys.exit(130)

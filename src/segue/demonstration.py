@@ -15,9 +15,9 @@ from segue import assembly, model
 from segue.datasets.procedural import write_worlds
 from segue.recipe import EvaluateStage, Recipe, TrainStage, load
 from segue.report.page import Panel, write_page
-from segue.report.tables import Table, iou_table
+from segue.report.tables import Table
 from segue.running import run as run_recipe
-from segue.showing import evaluations, row_of, versions
+from segue.showing import compare, evaluations, versions
 from segue.stages.evaluate import Evaluation
 from segue.tracking import Meter, read_rows
 
@@ -80,16 +80,6 @@ def make_worlds(root: Path, console: Console | None) -> None:
         progress=lambda done, _: meter.advance(done),
     )
     meter.stop()
-
-
-def compare(results: Mapping[str, list[Evaluation]]) -> Table:
-    """The table over the classes that the worlds have."""
-    first = next(iter(results.values()))[0]
-    protocol = next(iter(first.miou))
-    labelled = first.confusion.sum(1) > 0
-    present = [first.classes[i] for i in first.protocols[protocol] if labelled[i]]
-    rows = [row_of(method, of_seeds, protocol) for method, of_seeds in results.items()]
-    return iou_table(rows, protocol=protocol, classes=present)
 
 
 def make_page(

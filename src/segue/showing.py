@@ -14,7 +14,7 @@ from segue.distributed import join
 from segue.errors import SegueError
 from segue.recipe import EvaluateStage, Recipe, load
 from segue.recipe_files import shipped
-from segue.report.tables import Row, iou_table
+from segue.report.tables import Row, Table, iou_table
 from segue.stages import evaluate
 from segue.stages.evaluate import FILE, Evaluation
 from segue.tables import choose
@@ -61,14 +61,21 @@ def row_of(name: str, results: list[Evaluation], protocol: str) -> Row:
     return Row(name, iou, [result.miou[protocol] for result in results])
 
 
+def compare(results: Mapping[str, list[Evaluation]]) -> Table:
+    """Methods side by side over the classes of the headline protocol, results by seed."""
+    first = next(iter(results.values()))[0]
+    headline = next(iter(first.miou))
+    scored = [first.classes[index] for index in first.protocols[headline]]
+    rows = [row_of(method, of_seeds, headline) for method, of_seeds in results.items()]
+    return iou_table(rows, protocol=headline, classes=scored)
+
+
 def show_evaluations(work_dir: Path, console: Console) -> None:
     """Prints IoU by class and every mean with its protocol, the paper's own beside it."""
     recipe = recipe_of(work_dir)
     for name, result in evaluations(work_dir).items():
-        headline, *others = result.miou
-        scored = [result.classes[i] for i in result.protocols[headline]]
-        row = row_of(recipe.title or recipe.name, [result], headline)
-        table = iou_table([row], protocol=headline, classes=scored)
+        _, *others = result.miou
+        table = compare({recipe.title or recipe.name: [result]})
         console.print(table.to_rich(min(console.width, 80)))
         for protocol in others:
             value = 100 * result.miou[protocol]

@@ -43,7 +43,10 @@ class DiscriminatorInput:
     network: str = "segmenter"
 
     def __call__(self, step: Step, view: str) -> Tensor:
-        """[B, C, H, W], or [B, C, patch height, patch width]."""
+        """[B, C, H, W], or [B, C, patch height, patch width]; made once for both sides."""
+        return step.once((self, view), lambda: self._show(step, view))
+
+    def _show(self, step: Step, view: str) -> Tensor:
         prediction = step.predict(view, self.network)
         if self.patch is None:
             log_probabilities = prediction.log_probabilities(self.head)
