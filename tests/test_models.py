@@ -476,3 +476,20 @@ def test_one_level_of_a_two_level_checkpoint(tmp_path: Path) -> None:
     torch.save(checkpoint(LAYERS["advent"]), path)
     network = deeplab_v2_caffe(7, weights=path, layout="advent", depths=(1, 2, 2, 1), width=4)
     assert set(network(torch.rand(2, 3, 64, 64)).logits) == {"main"}
+
+
+def test_a_new_decoder_may_use_batch_statistics_beside_a_frozen_backbone() -> None:
+    network = build("deeplab_v3_plus", batch_norm={"backbone": "running", "head": "batch"}).train()
+    layers = {
+        name: layer
+        for name, layer in network.named_modules()
+        if isinstance(layer, torch.nn.BatchNorm2d)
+    }
+    before = {name: layer.running_mean.clone() for name, layer in layers.items()}
+    network(torch.rand(2, 3, 64, 64))
+    for name, layer in layers.items():
+        backbone = name.startswith("encoder.")
+        assert torch.equal(layer.running_mean, before[name]) == backbone, name
+        assert layer.weight.requires_grad != backbone, name
+    told = network.describe()
+    assert "running statistics, all frozen; in the head batch statistics" in told

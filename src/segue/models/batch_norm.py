@@ -5,6 +5,8 @@
   the whole network. Weights whose batch norm was folded into the convolutions allow only this.
 - `tracking`: they normalise with the running statistics, which still follow the batches.
 
+One name is for the whole network; `{backbone: running, head: batch}` tells its parts apart: a
+decoder that starts from random values has no statistics to run on; frozen, its norms do nothing.
 At evaluation all three use the running statistics. Scale and shift of a backbone that started from
 weights are frozen in every mode; those of heads and decoders train in `batch` and `tracking`.
 """
@@ -21,17 +23,53 @@ from torch.nn.modules.batchnorm import _BatchNorm
 if TYPE_CHECKING:
     from segue.models.segmenter import Segmenter
 
-BatchNormMode = Literal["batch", "running", "tracking"]
+Mode = Literal["batch", "running", "tracking"]
+Part = Literal["backbone", "head"]
+BatchNormMode = Mode | dict[Part, Mode]
 
-DESCRIPTIONS: dict[BatchNormMode, str] = {
+DESCRIPTIONS: dict[Mode, str] = {
     "batch": "batch statistics",
     "running": "running statistics, all frozen",
     "tracking": "running statistics, still updated",
 }
 
 
-def set_batch_norm(segmenter: Segmenter, mode: BatchNormMode) -> None:
-    """Make every batch norm of a segmenter behave as `mode` says from now on.
+def part_of(name: str) -> Part:
+    """Which part of a segmenter a module or parameter of this name belongs to.
+
+    Example:
+        >>> part_of("encoder.bn1"), part_of("decoder.aspp.1")
+        ('backbone', 'head')
+    """
+    return "backbone" if name.startswith("encoder.") else "head"
+
+
+def mode_of(setting: BatchNormMode, part: Part) -> Mode:
+    """The mode of a part; one that is not named runs on frozen statistics.
+
+    Example:
+        >>> mode_of("tracking", "head"), mode_of({"head": "batch"}, "backbone")
+        ('tracking', 'running')
+    """
+    return setting.get(part, "running") if isinstance(setting, dict) else setting
+
+
+def describe(setting: BatchNormMode, *, freeze_affine: bool) -> str:
+    """The setting in words.
+
+    Example:
+        >>> describe({"backbone": "running", "head": "batch"}, freeze_affine=True)
+        'running statistics, all frozen; in the head batch statistics'
+    """
+    backbone, head = (mode_of(setting, part) for part in ("backbone", "head"))
+    told = DESCRIPTIONS[backbone]
+    if freeze_affine and backbone != "running":
+        told += ", backbone affine frozen"
+    return told if head == backbone else f"{told}; in the head {DESCRIPTIONS[head]}"
+
+
+def set_batch_norm(segmenter: Segmenter, setting: BatchNormMode) -> None:
+    """Make every batch norm of a segmenter behave as the setting says from now on.
 
     Example:
         >>> from segue.models import MODELS
@@ -40,7 +78,7 @@ def set_batch_norm(segmenter: Segmenter, mode: BatchNormMode) -> None:
         >>> network.batch_norm
         'running'
     """
-    segmenter.batch_norm = mode
+    segmenter.batch_norm = setting
     frozen = frozen_parameters(segmenter)
     for handle in segmenter.tracking_hooks:
         handle.remove()
@@ -48,7 +86,8 @@ def set_batch_norm(segmenter: Segmenter, mode: BatchNormMode) -> None:
     for name, layer in _batch_norms(segmenter):
         for kind, parameter in layer.named_parameters(recurse=False):
             parameter.requires_grad_(f"{name}.{kind}" not in frozen)
-        if mode == "tracking" and layer.running_mean is not None:
+        follows = mode_of(setting, part_of(name)) == "tracking"
+        if follows and layer.running_mean is not None:
             hook = layer.register_forward_hook(partial(_follow_batch, segmenter))
             segmenter.tracking_hooks.append(hook)
     apply_mode(segmenter)
@@ -56,8 +95,9 @@ def set_batch_norm(segmenter: Segmenter, mode: BatchNormMode) -> None:
 
 def apply_mode(segmenter: Segmenter) -> None:
     """Put each batch norm into training or evaluation, as the segmenter's own state asks."""
-    for _, layer in _batch_norms(segmenter):
-        layer.train(segmenter.training and segmenter.batch_norm == "batch")
+    for name, layer in _batch_norms(segmenter):
+        mode = mode_of(segmenter.batch_norm, part_of(name))
+        layer.train(segmenter.training and mode == "batch")
 
 
 def frozen_parameters(segmenter: Segmenter) -> set[str]:
@@ -65,8 +105,8 @@ def frozen_parameters(segmenter: Segmenter) -> set[str]:
     return {
         f"{name}.{kind}"
         for name, layer in _batch_norms(segmenter)
-        if segmenter.batch_norm == "running"
-        or (segmenter.freeze_affine and name.startswith("encoder."))
+        if mode_of(segmenter.batch_norm, part_of(name)) == "running"
+        or (segmenter.freeze_affine and part_of(name) == "backbone")
         for kind, _ in layer.named_parameters(recurse=False)
     }
 

@@ -13,10 +13,11 @@ from torch.utils.hooks import RemovableHandle
 
 from segue.errors import SegueError
 from segue.models.batch_norm import (
-    DESCRIPTIONS,
     BatchNormMode,
     apply_mode,
+    describe,
     frozen_parameters,
+    part_of,
     set_batch_norm,
 )
 from segue.models.normalisation import Normalisation
@@ -154,7 +155,7 @@ class Segmenter(nn.Module):
         groups: dict[str, list[Parameter]] = {"backbone": [], "head": []}
         for name, parameter in self.named_parameters():
             if name not in frozen:
-                groups["backbone" if name.startswith("encoder.") else "head"].append(parameter)
+                groups[part_of(name)].append(parameter)
         return groups
 
     def train(self, mode: bool = True) -> Segmenter:
@@ -166,9 +167,7 @@ class Segmenter(nn.Module):
     def describe(self) -> str:
         """One line to print before training."""
         millions = sum(parameter.numel() for parameter in self.parameters()) / 1e6
-        norm = DESCRIPTIONS[self.batch_norm]
-        if self.freeze_affine and self.batch_norm != "running":
-            norm += ", backbone affine frozen"
+        norm = describe(self.batch_norm, freeze_affine=self.freeze_affine)
         return (
             f"{self.name}, {millions:.1f} M parameters, batch norm: {norm}, "
             f"normalisation {self.normalisation.name}"
