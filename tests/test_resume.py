@@ -182,12 +182,21 @@ def test_how_often_state_is_saved_may_change(uninterrupted, tiny_recipe):
     assert (uninterrupted / "train" / FILE).stat().st_mtime_ns == before
 
 
-def test_a_checkpoint_of_another_seed_is_refused(uninterrupted, tiny_recipe, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 5}, "was made with seed 0, not 5; go on with seed 0"),
+        ({"world": World(1, 2)}, "was made with processes 1, not 2; go on with processes 1"),
+    ],
+)
+def test_a_checkpoint_that_drew_otherwise_is_refused(
+    uninterrupted, tiny_recipe, tmp_path, change, message
+):
     stage = tiny_recipe(NAME, *SHORT).stages["train"]
     networks = assembly.networks(tiny_recipe(NAME), "train", stage)
-    other = training.Training(networks, [], 6, lambda *_: iter(()), seed=5)
+    other = training.Training(networks, [], 6, lambda *_: iter(()), **change)
     tracker = Tracker(tmp_path, iterations=6, every=3, world=World())
-    with pytest.raises(SegueError, match="was made with seed 0, not 5; choose another work_dir"):
+    with pytest.raises(SegueError, match=message):
         training.resume(other, tracker, uninterrupted / "train/checkpoints")
 
 

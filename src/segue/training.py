@@ -219,27 +219,34 @@ def mean_of(recorded: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 def save(training: Training, tracker: Tracker, folder: Path, done: int) -> None:
     """Writes a checkpoint, from the leading process."""
-    state = {**training.state_dict(), "tracker": tracker.state_dict(), "seed": training.seed}
+    state = {**training.state_dict(), **drawn_by(training), "tracker": tracker.state_dict()}
     if training.world.leads:
         checkpoint.save(folder, done, state)
+
+
+def drawn_by(training: Training) -> dict[str, int]:
+    """What decides, beside the recipe, which images an iteration sees."""
+    return {"seed": training.seed, "processes": training.world.size}
 
 
 def resume(training: Training, tracker: Tracker, folder: Path) -> int:
     """Restores the newest checkpoint and returns how many iterations are done.
 
     Raises:
-        SegueError: it is damaged, or was made with another seed.
+        SegueError: it is damaged, or was made with another seed or number of processes, which
+            would go on with other images.
     """
     existing = checkpoint.found(folder)
     if not existing:
         return 0
     state = checkpoint.load(existing[-1][1])
-    if state["seed"] != training.seed:
-        raise SegueError(
-            f"was made with seed {state['seed']}, not {training.seed}",
-            where=existing[-1][1],
-            fix="choose another work_dir",
-        )
+    for name, now in drawn_by(training).items():
+        if state[name] != now:
+            raise SegueError(
+                f"was made with {name} {state[name]}, not {now}",
+                where=existing[-1][1],
+                fix=f"go on with {name} {state[name]}, or choose another work_dir",
+            )
     training.load_state_dict(state)
     tracker.load_state_dict(state["tracker"])
     return int(state["iteration"])
