@@ -298,7 +298,6 @@ class TestWhatIsWritten:
                 "loss/alignment/tell_apart",
                 "loss/segmentation",
                 "pull/alignment",
-                "pull/alignment/tell_apart",
                 "pull/segmentation",
             ]
         timing = read_rows(first / "train/timing.jsonl")

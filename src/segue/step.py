@@ -213,19 +213,19 @@ class Step:
         """Notes a number for metrics.jsonl, such as a discriminator's accuracy."""
         self.recorded[name] = value.detach()
 
-    def pull_on_logits(self, loss: Tensor) -> Tensor:
+    def pull_on_logits(self, loss: Tensor) -> Tensor | None:
         """Norm of a loss's gradient at the logits of every prediction that can learn from it.
 
         What a term asks of the segmenters, measured where all terms meet, so that weights can be
-        judged: only the path from logits to loss is run backward.
+        judged: only the path from logits to loss is run backward. None where none can learn.
         """
         predictions = [k.value for k in self._known.values() if isinstance(k.value, Prediction)]
         logits = [x for one in predictions for x in one.heads().values() if x.requires_grad]
         if not (logits and loss.requires_grad):
-            return torch.zeros(())
+            return None
         found = torch.autograd.grad(loss, logits, retain_graph=True, allow_unused=True)
         parts = [gradient.float().norm() for gradient in found if gradient is not None]
-        return torch.stack(parts).norm() if parts else torch.zeros(())
+        return torch.stack(parts).norm() if parts else None
 
     def random(self, name: str, image: int | None = None) -> torch.Generator:
         """A generator that is a function of (seed, iteration, place in the joint batch, name).

@@ -161,7 +161,8 @@ def backward(training: Training, objective: Objective, step: Step, *, share: flo
         if training.examines(step.iteration):
             for weighted in group:
                 pull = step.pull_on_logits(weighted.weight * losses[weighted.name])
-                step.record(f"pull/{weighted.name}", pull)
+                if pull is not None:
+                    step.record(f"pull/{weighted.name}", pull)
         torch.autograd.backward(total * share)
         step.free()
         for name, loss in losses.items():
