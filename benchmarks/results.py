@@ -114,7 +114,7 @@ def section(pair: str, runs: Path, seeds: int) -> str:
     """The tables of a pair in Markdown."""
     methods = [method for method in METHODS[pair] if method != "ceiling"]
     found = {method: results(pair, method, runs, seeds, "evaluate") for method in methods}
-    text = [table(found), signs(pair, methods, runs, seeds)]
+    text = [table(found), shares(found), signs(pair, methods, runs, seeds)]
     if pair == "carla":
         half = {method: results(pair, method, runs, seeds, "half") for method in methods}
         half["ceiling"] = results(pair, "ceiling", runs, seeds, "evaluate")
@@ -127,6 +127,24 @@ def table(found: dict[str, list[Evaluation]]) -> str:
     return compare({NAMES[method]: seeds for method, seeds in found.items()}).to_markdown()
 
 
+def shares(found: dict[str, list[Evaluation]]) -> str:
+    """How much of the target each class covers, as labelled and as predicted, mean over seeds."""
+    first = next(iter(found.values()))[0]
+    labelled = first.confusion.sum(1) / first.confusion.sum()
+    lines = ["| % of target pixels | labelled | " + " | ".join(NAMES[m] for m in found) + " |"]
+    lines.append("|---|" + "---:|" * (len(found) + 1))
+    for index, name in enumerate(first.classes):
+        if labelled[index] == 0:
+            continue
+        predicted = [
+            statistics.mean(one.confusion[:, index].sum() / one.confusion.sum() for one in seeds)
+            for seeds in found.values()
+        ]
+        cells = " | ".join(f"{100 * share:.1f}" for share in (labelled[index], *predicted))
+        lines.append(f"| {name} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
 def signs(pair: str, methods: Sequence[str], runs: Path, seeds: int) -> str:
     """What training says of itself, without a target label."""
     numbers = {
@@ -137,7 +155,7 @@ def signs(pair: str, methods: Sequence[str], runs: Path, seeds: int) -> str:
         "adversarial loss": "loss/alignment",
     }
     lines = ["| over the last 50 iterations | " + " | ".join(NAMES[m] for m in methods) + " |"]
-    lines.append("|---" * (len(methods) + 1) + "|")
+    lines.append("|---|" + "---:|" * len(methods))
     for title, number in numbers.items():
         cells = [last(pair, method, runs, seeds, number) for method in methods]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")

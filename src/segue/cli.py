@@ -160,6 +160,9 @@ def layout_shift(
     validation: Annotated[
         int, typer.Option(min=1, help="maps of each set that are kept for validation")
     ] = 500,
+    mask_void: Annotated[
+        bool, typer.Option(help="hide in each patch what the other domain's void would hide")
+    ] = True,
 ) -> None:
     """Tell how far two sets' layouts differ, by patch size (local alignment, figure 1)."""
     from segue.analysis.layout_shift_command import run as run_layout_shift
@@ -176,6 +179,7 @@ def layout_shift(
         every=every,
         runs=runs,
         validation=validation,
+        mask_void=mask_void,
         console=console(),
     )
 

@@ -59,6 +59,7 @@ def run(
     every: int,
     runs: int,
     validation: int,
+    mask_void: bool,
     console: Console,
 ) -> LayoutShift:
     """Measures how far the layouts of two labelled datasets of a recipe differ.
@@ -94,6 +95,7 @@ def run(
         iterations=iterations,
         every=every,
         runs=runs,
+        mask_void=mask_void,
         seed=recipe.seed,
         device=str(join(recipe.device).device),
         progress=lambda done, _total, _text: meter.advance(done),
