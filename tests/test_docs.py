@@ -40,7 +40,7 @@ from segue.cli import app
 from segue.datasets import procedural
 from segue.errors import SegueError
 from segue.losses import LOSSES
-from segue.models.batch_norm import BatchNormMode
+from segue.models.batch_norm import Mode
 from segue.recipe import PhaseSettings
 from segue.tracking import read_rows
 
@@ -295,7 +295,7 @@ def test_every_key_of_a_recipe_is_explained():
     unexplained = {key for key in keys if not re.search(rf"\b{key}\b", text)}
     assert not unexplained
     _, *names = re.findall(r"^\| `(\w+)` \|", (DOCS / "recipes.md").read_text(), re.MULTILINE)
-    assert names == list(typing.get_args(BatchNormMode))
+    assert names == list(typing.get_args(Mode))
 
 
 def test_methods_tables_are_what_recipes_and_docstrings_say(monkeypatch):
