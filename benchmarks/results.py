@@ -3,6 +3,7 @@
     .venv/bin/python benchmarks/results.py demo
     .venv/bin/python benchmarks/results.py carla --data DIR
 
+`layout` and `sweep` only write the tables of the commands that the page names beside them.
 `demo` needs nothing; `carla` needs the pair in DIR/carla, DIR/camvid and DIR/weights. A row that is
 finished is not run again. With `--jobs 2` two rows run side by side.
 """
@@ -10,6 +11,7 @@ finished is not run again. With `--jobs 2` two rows run side by side.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import statistics
@@ -162,6 +164,27 @@ def signs(pair: str, methods: Sequence[str], runs: Path, seeds: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def layout(folder: Path) -> str:
+    """The final errors that `segue analyse layout-shift` left."""
+    with (folder / "layout_shift.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    last_of = {row["patch"]: 100 * float(row["error"]) for row in rows}
+    lines = ["| patch, at 128x64 | error of the classifier, % |", "|---|---:|"]
+    return "\n".join(lines + [f"| {patch} | {error:.1f} |" for patch, error in last_of.items()])
+
+
+def sweep(folder: Path, runs: Path) -> str:
+    """What `segue sweep` left, beside source only with the same seed."""
+    with (folder / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    key = next(iter(rows[0]))
+    source = results("demo", "source-only", runs, 1, "evaluate")[0]
+    found = {"0 (source only)": next(iter(source.miou.values()))}
+    found |= {row[key]: float(row["miou"]) for row in rows}
+    lines = ["| weight | mIoU (protocol 19), seed 0 |", "|---:|---:|"]
+    return "\n".join(lines + [f"| {name} | {100 * miou:.1f} |" for name, miou in found.items()])
+
+
 def write(pair: str, text: str) -> None:
     """Puts a section between its marks in the page."""
     page = PAGE.read_text()
@@ -173,12 +196,18 @@ def write(pair: str, text: str) -> None:
 def main() -> None:
     """Runs and writes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pair", choices=sorted(METHODS))
+    parser.add_argument("pair", choices=[*sorted(METHODS), "layout", "sweep"])
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--runs", type=Path, default=Path("runs/results"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1)
     chosen = parser.parse_args()
+    if chosen.pair == "layout":
+        write("layout", layout(Path("runs/layout-shift")))
+        return
+    if chosen.pair == "sweep":
+        write("sweep", sweep(Path("runs/sweep-local-alignment-demo"), chosen.runs))
+        return
     if chosen.pair == "demo":
         write_worlds(
             chosen.data / "worlds",
