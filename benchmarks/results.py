@@ -173,15 +173,13 @@ def layout(folder: Path) -> str:
     return "\n".join(lines + [f"| {patch} | {error:.1f} |" for patch, error in last_of.items()])
 
 
-def sweep(folder: Path, runs: Path) -> str:
-    """What `segue sweep` left, beside source only with the same seed."""
+def sweep(folder: Path, title: str, before: dict[str, float]) -> str:
+    """What `segue sweep` left, in per cent."""
     with (folder / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
     key = next(iter(rows[0]))
-    source = results("demo", "source-only", runs, 1, "evaluate")[0]
-    found = {"0 (source only)": next(iter(source.miou.values()))}
-    found |= {row[key]: float(row["miou"]) for row in rows}
-    lines = ["| weight | mIoU (protocol 19), seed 0 |", "|---:|---:|"]
+    found = before | {row[key]: float(row["miou"]) for row in rows}
+    lines = [f"| {key.rsplit('.', 1)[-1]} | {title} |", "|---|---:|"]
     return "\n".join(lines + [f"| {name} | {100 * miou:.1f} |" for name, miou in found.items()])
 
 
@@ -206,7 +204,12 @@ def main() -> None:
         write("layout", layout(Path("runs/layout-shift")))
         return
     if chosen.pair == "sweep":
-        write("sweep", sweep(Path("runs/sweep-local-alignment-demo"), chosen.runs))
+        source = results("demo", "source-only", chosen.runs, 1, "evaluate")[0]
+        without = {"0 (source only)": next(iter(source.miou.values()))}
+        folder, title = Path("runs/sweep-local-alignment-demo"), "mIoU (protocol 19), seed 0"
+        write("sweep", sweep(folder, title, without))
+        title = "mIoU (protocol 10) on CARLA from 440 on, seed 0"
+        write("norms", sweep(Path("runs/sweep-decoder-norms"), title, {}))
         return
     if chosen.pair == "demo":
         write_worlds(

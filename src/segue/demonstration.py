@@ -95,6 +95,7 @@ def make_page(
     assert isinstance(train, TrainStage)
     assert isinstance(evaluate, EvaluateStage)
     space = recipe.classes()
+    occurring = {line.name for line in table.lines if not line.cells[0].absent}
     facts = {
         "recipes": ", ".join(METHODS.values()),
         "training": f"{train.iterations} iterations of {train.batch_size} images",
@@ -123,7 +124,7 @@ def make_page(
         legend=[
             (name, colour)
             for name, colour in zip(space.classes, space.colours, strict=True)
-            if name in {line.name for line in table.lines}
+            if name in occurring
         ],
         facts=facts,
         curves=curves,
