@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.console import Console
 
 from segue import assembly, model
 from segue.datasets.procedural import write_worlds
+from segue.datasets.workers import available_cores
 from segue.recipe import EvaluateStage, Recipe, TrainStage, load
 from segue.report.page import Panel, write_page
 from segue.report.tables import Table
@@ -61,7 +61,7 @@ def run(
     console.print(table.to_rich(min(console.width, 80)))
     minutes = (time.monotonic() - begun) / 60
     page = work_dir / "demo.html"
-    make_page(page, recipe, table, {m: f[0] for m, f in folders.items()}, seeds, minutes)
+    make_page(page, recipe, table, {m: f[0] for m, f in folders.items()}, seeds)
     (work_dir / "demo.md").write_text(table.to_markdown())
     console.print(f"{minutes:.1f} minutes. Look at [bold]{page}[/]", highlight=False)
     return results
@@ -88,7 +88,6 @@ def make_page(
     table: Table,
     folders: Mapping[str, Path],
     seeds: int,
-    minutes: float,
 ) -> None:
     """Writes the page: what was run, the table, curves, and panels of the first seed's models."""
     train, evaluate = recipe.stages["train"], recipe.stages["evaluate"]
@@ -96,6 +95,7 @@ def make_page(
     assert isinstance(evaluate, EvaluateStage)
     space = recipe.classes()
     occurring = {line.name for line in table.lines if not line.cells[0].absent}
+    trained = ", ".join(f"{minutes_of(of):.1f} minutes ({name})" for name, of in folders.items())
     facts = {
         "recipes": ", ".join(METHODS.values()),
         "training": f"{train.iterations} iterations of {train.batch_size} images",
@@ -104,7 +104,7 @@ def make_page(
         "data": f"{SOURCE_IMAGES} labelled source, {TARGET_IMAGES} unlabelled target and "
         f"{VALIDATION_IMAGES} validation images, drawn by Segue",
         "versions": versions(),
-        "time": f"{minutes:.1f} minutes on {len(os.sched_getaffinity(0))} cores",
+        "time": f"{trained} of training per seed on {available_cores()} cores",
     }
     curves = {
         method: [
@@ -134,6 +134,15 @@ def make_page(
             "The worlds and how they differ: docs/worlds.md. They were not tuned for a method.",
         ],
     )
+
+
+def minutes_of(work_dir: Path) -> float:
+    """How long training took, from the rates that it left."""
+    seconds, before = 0.0, 0.0
+    for row in read_rows(work_dir / "train" / "timing.jsonl"):
+        seconds += (row["iteration"] - before) / row["iterations_per_second"]
+        before = row["iteration"]
+    return seconds / 60
 
 
 def panels(recipe: Recipe, stage: EvaluateStage, folders: Mapping[str, Path]) -> list[Panel]:
