@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from segue.batch import Batch
+from segue.errors import SegueError
 from segue.models.segmenter import Output
 from segue.step import Prediction, Step, detached
 
@@ -148,6 +149,14 @@ def test_a_later_objective_sees_the_same_values_without_gradient(step, networks)
         assert not kept.requires_grad
     assert not later.upsampled("layer3").requires_grad, "what is computed only now, too"
     assert not later.logits().requires_grad
+
+
+def test_a_feature_that_is_not_there_is_told(step):
+    with pytest.raises(SegueError, match=r"no feature is called 'layer9' \(there: layer1\)"):
+        step.predict("target").feature("layer9")
+    step.begin(["judge"])
+    with pytest.raises(SegueError, match="ask for it in the objective that runs the network"):
+        step.predict("target").feature("layer1")
 
 
 def test_an_objective_that_trains_a_network_runs_it_anew(step, networks):

@@ -66,7 +66,7 @@ def sweep(
     recipe: RecipeName,
     settings: Annotated[
         list[str],
-        typer.Argument(help="key=value as for run; key=[a,b,c] tries each value in turn"),
+        typer.Argument(help="key=value as for run; key=\\[a,b,c] tries each value in turn"),
     ],
     seeds: Annotated[int, typer.Option(min=1, help="how many seeds each gets")] = 1,
     work_dir: Annotated[

@@ -77,6 +77,10 @@ class Prediction:
 
     def feature(self, name: str) -> Tensor:
         """[B, D, h, w], an encoder stage (`layer1` to `layer4`) or `penultimate`."""
+        if ("feature", name) not in self._known and name not in self._output.features:
+            fix = "ask for it in the objective that runs the network, or name another"
+            there = ", ".join(self._output.features) or "none is kept beyond its objective"
+            raise SegueError(f"no feature is called {name!r} (there: {there})", fix=fix)
         return self._once("feature", name, lambda: self._output.features[name])
 
     def upsampled(self, head: str = "main") -> Tensor:
