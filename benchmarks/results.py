@@ -21,8 +21,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from segue.datasets.procedural import write_worlds
-from segue.demonstration import SOURCE_IMAGES, TARGET_IMAGES, VALIDATION_IMAGES
+from segue.demonstration import make_worlds
 from segue.recipe import load
 from segue.showing import compare
 from segue.stages.evaluate import Evaluation
@@ -44,9 +43,7 @@ NAMES = {
 def overrides(pair: str, method: str, data: Path) -> list[str]:
     """Where the data lies, and for CARLA the second half of validation besides the whole."""
     if pair == "demo":
-        worlds = data / "worlds"
-        roots = {"source": "source", "target": "target", "validation": "target"}
-        return [f"data.{name}.root={worlds / folder}" for name, folder in roots.items()]
+        return []
     camvid, carla = data / "camvid", data / "carla"
     weights = data / "weights" / "mobilenetv2_100.safetensors"
     shared = [
@@ -212,12 +209,7 @@ def main() -> None:
         write("norms", sweep(Path("runs/sweep-decoder-norms"), title, {}))
         return
     if chosen.pair == "demo":
-        write_worlds(
-            chosen.data / "worlds",
-            source=SOURCE_IMAGES,
-            target_train=TARGET_IMAGES,
-            target_val=VALIDATION_IMAGES,
-        )
+        make_worlds(Path("runs/demo/worlds"), None)
     run_all(chosen.pair, chosen.data, chosen.runs, chosen.seeds, chosen.jobs)
     write(chosen.pair, section(chosen.pair, chosen.runs, chosen.seeds))
 
