@@ -1,13 +1,16 @@
 import itertools
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from dataset_files import write_gta5
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -281,6 +284,7 @@ def test_an_error_in_a_worker_is_the_same_line(plain, workers):
 
 SCRIPT = """
 import sys
+import time
 from pathlib import Path
 from segue.datasets import folder
 from segue.datasets.loading import Role, batches
@@ -334,3 +338,34 @@ def test_images_of_different_sizes_after_augmentation(tmp_path):
     role = Role(make_dataset(tmp_path / "a", 3), (40, 30), True, (random_scale(0.2, 3),))
     with pytest.raises(SegueError, match="let `random_crop` be the last"):
         list(batches({"source": role}, batch_size=3, seed=0, start=0, stop=2, workers=0))
+
+
+def test_no_process_stays_behind_when_training_is_killed(tmp_path):
+    write_gta5(tmp_path, 4)
+    script = (
+        "from pathlib import Path\n"
+        "from segue.datasets import gta5\n"
+        "from segue.datasets.loading import Role, batches\n"
+        f"roles = {{'source': Role(gta5(Path({str(tmp_path)!r})), (8, 6), True)}}\n"
+        "drawn = batches(roles, batch_size=1, seed=0, start=0, stop=9999, workers=1)\n"
+        "next(drawn), print('drawn', flush=True), input()\n"
+    )
+    killed = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    with killed:
+        assert killed.stdout.readline() == b"drawn\n"
+        killed.kill()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(killed.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.2)
+    os.killpg(killed.pid, signal.SIGKILL)
+    pytest.fail("reading processes outlive the training that they read for")

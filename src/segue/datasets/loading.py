@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -260,3 +261,13 @@ def _start_worker(worker: int) -> None:
     del worker  # torch passes its number
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    # torch's own watch is on the fork server, which lives as long as its workers do: without this,
+    # training that is killed leaves them all behind.
+    threading.Thread(target=_end_with_training, daemon=True).start()
+
+
+def _end_with_training() -> None:
+    training = multiprocessing.parent_process()
+    if training is not None:
+        training.join()
+        os._exit(1)
