@@ -24,8 +24,6 @@ from segue.networks import NETWORKS, OPTIMISERS, SCHEDULES
 from segue.recipe_files import Dumper, refuse_unknown, resolve
 from segue.tables import arguments, choose, parse, split_kind
 
-FORMAT = 1
-
 Part = str | dict[str, Any]
 
 
