@@ -37,6 +37,8 @@ class Dataset:
         ids: [65536] uint8, raw id to train id, as `id_table` makes it.
         unknown: what a raw id that `ids` does not list does to its pixels: "ignore" makes them
             255, "refuse" is an error that names the id.
+        sizes_differ: whether a label may be of another size than its image file, as where a
+            stage has made one of them at the size it works at.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Dataset:
     label_space: LabelSpace
     ids: NDArray[np.uint8]
     unknown: Literal["ignore", "refuse"] = "ignore"
+    sizes_differ: bool = False
 
     def __len__(self) -> int:
         return len(self.items)
@@ -102,6 +105,8 @@ class Dataset:
                 "has no label", where=item.image, fix=f"give dataset {self.name} its labels"
             )
         raw = read_raw_label(item.label)
+        if self.sizes_differ:
+            return raw
         found, wanted = (raw.shape[1], raw.shape[0]), self.raw_size(index)
         if found != wanted:
             raise SegueError(

@@ -41,12 +41,14 @@ class Role:
         size: width and height to which images and labels are resized.
         labels: whether labels are read; False opens no label file.
         augment: random changes after resizing, one after the other.
+        share: of the dataset, at random by the run's seed; all else is never drawn.
     """
 
     dataset: Dataset
     size: tuple[int, int]
     labels: bool
     augment: tuple[Augmentation, ...] = ()
+    share: float = 1.0
 
 
 def batches(
@@ -137,7 +139,8 @@ class _Reader(TorchDataset[Any]):
             rank=self.rank,
             world=self.world,
         )
-        indices = [index_at(self.seed, name, place, len(role.dataset)) for place in places]
+        length = len(role.dataset)
+        indices = [index_at(self.seed, name, place, length, role.share) for place in places]
         samples = [
             _sample(role, index, seed_for(self.seed, name, "augment", place))
             for index, place in zip(indices, places, strict=True)

@@ -39,15 +39,28 @@ def positions(
     return range(start, start + batch_size)
 
 
-def index_at(seed: int, role: str, position: int, length: int) -> int:
+def index_at(seed: int, role: str, position: int, length: int, share: float = 1.0) -> int:
     """Which of `length` images lies at a place of the endless row: one permutation per epoch.
+
+    Args:
+        seed: of the stage.
+        role: what is drawn for, such as source.
+        position: the place.
+        length: of the dataset.
+        share: the part of the dataset, drawn once by the seed, that the row goes through.
 
     Example:
         >>> sorted(index_at(0, "source", position, 4) for position in range(4, 8))
         [0, 1, 2, 3]
+        >>> len({index_at(0, "source", position, 100, 0.03) for position in range(50)})
+        3
     """
-    epoch, place = divmod(position, length)
-    return int(_permutation(seed, role, epoch, length)[place])
+    drawn = max(1, round(share * length))
+    epoch, place = divmod(position, drawn)
+    chosen = int(_permutation(seed, role, epoch, drawn)[place])
+    return (
+        chosen if drawn == length else int(_permutation(seed, f"{role} share", 0, length)[chosen])
+    )
 
 
 def seed_for(*parts: int | str) -> int:
