@@ -50,7 +50,11 @@ class Model:
     device: torch.device = CPU
 
     def logits_of(self, image: NDArray[np.uint8]) -> dict[str, Tensor]:
-        """Logits [1, C, h, w] by head for an RGB image [H, W, 3], at the network's stride."""
+        """Logits [1, C, h, w] by head for an RGB image [H, W, 3], at the network's stride.
+
+        Raises:
+            SegueError: the network has no such head.
+        """
         resized = Image.fromarray(image)
         if resized.size != self.size:
             resized = resized.resize(self.size, Image.Resampling.BICUBIC)
@@ -58,6 +62,10 @@ class Model:
         self.segmenter.eval()
         with torch.inference_mode():
             output = self.segmenter(tensor.to(self.device).float() / 255)
+        absent = [name for name in self.heads if name not in output.logits]
+        if absent:
+            fix = f"the network has: {', '.join(output.logits)}"
+            raise SegueError(f"no head is called {absent[0]!r}", where="heads", fix=fix)
         return {name: output.logits[name].float() for name in self.heads}
 
     def probabilities(
@@ -65,10 +73,14 @@ class Model:
     ) -> Tensor:
         """Probabilities [C, H, W] at the image's size, or at `size` (height, width)."""
         size = size or (image.shape[0], image.shape[1])
+        return self.probabilities_from(self.logits_of(image), size).cpu()
+
+    def probabilities_from(self, logits: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor:
+        """Probabilities [C, H, W] at `size` (height, width) from what `logits_of` gave."""
         total, summed = sum(self.heads.values()), torch.zeros(())
-        for name, logits in self.logits_of(image).items():
+        for name, values in logits.items():
             share = self.heads[name] / total
-            summed = summed + share * self.segmenter.upsample(logits, size)[0].softmax(0).cpu()
+            summed = summed + share * self.segmenter.upsample(values, size)[0].softmax(0)
         return summed
 
     def predict(self, image: str | Path | Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -117,6 +129,19 @@ class Ensemble:
     def label_space(self) -> LabelSpace:
         """The classes of its outputs."""
         return self.models[0].label_space
+
+    def logits_of(self, image: NDArray[np.uint8]) -> list[dict[str, Tensor]]:
+        """Each model's logits [1, C, h, w] by head for an RGB image [H, W, 3]."""
+        return [model.logits_of(image) for model in self.models]
+
+    def probabilities_from(
+        self, logits: Sequence[Mapping[str, Tensor]], size: tuple[int, int]
+    ) -> Tensor:
+        """Mean probabilities [C, H, W] at `size` (height, width) from what `logits_of` gave."""
+        summed = torch.zeros(())
+        for model, values in zip(self.models, logits, strict=True):
+            summed = summed + model.probabilities_from(values, size)
+        return summed / len(self.models)
 
     def predict(self, image: str | Path | Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Train ids [H, W] of the mean probabilities."""

@@ -245,14 +245,20 @@ def _against(rows: Sequence[Row]) -> str:
 
 def _cells(methods: Sequence[Sequence[float]]) -> tuple[Cell, ...]:
     first = methods[0]
-    cells = [_cell(first)]
+    cells = [cell(first)]
     for values in methods[1:]:
         differences = [value - base for value, base in zip(values, first, strict=True)]
-        cells += [_cell(values), _cell(differences, signed=True)]
+        cells += [cell(values), cell(differences, signed=True)]
     return tuple(cells)
 
 
-def _cell(values: Sequence[float], *, signed: bool = False) -> Cell:
+def cell(values: Sequence[float], *, signed: bool = False) -> Cell:
+    """Mean and sample standard deviation of one value a seed, given as fractions.
+
+    Example:
+        >>> cell([0.02, 0.04], signed=True).text
+        '+3.0 ± 1.4'
+    """
     present = [100 * value for value in values if not math.isnan(value)]
     if not present:
         return Cell(math.nan, signed=signed)
