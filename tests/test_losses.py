@@ -19,13 +19,20 @@ from segue.losses.entropy import MinEnt, self_information
 from segue.models.segmenter import Output
 from segue.networks import NETWORKS
 from segue.phases import Term
+from segue.recipe import NetworkSettings
 from segue.step import Step
+from segue.tables import build
+from segue.views.generated import Generated
 
 CLASSES = 4
 
 
 class Stated(nn.Module):
-    """A segmenter whose logits are what a test states: [B, C, h, w] by the image's first value."""
+    """A segmenter whose logits are what a test states: [B, C, h, w] by the image's first value.
+
+    So they are for images of one value. Where an image departs from its first value they grow or
+    shrink, so that what makes an image can learn from them.
+    """
 
     def __init__(self, **logits):
         super().__init__()
@@ -34,8 +41,12 @@ class Stated(nn.Module):
         )
 
     def forward(self, image):
-        shown = self.logits["target" if image[0, 0, 0, 0] == 1 else "source"]
-        return Output({"main": shown, "layer3": 2 * shown}, {})
+        stated = self.logits["target" if image[0, 0, 0, 0] == 1 else "source"]
+        departs = (image - image[:, :1, :1, :1].detach()).mean(1, keepdim=True)
+        shown = stated * (1 + functional.interpolate(departs, stated.shape[2:], mode="area"))
+        feature = shown.repeat(1, 64, 1, 1).sigmoid()
+        features = dict.fromkeys(("layer1", "layer2", "penultimate"), feature)
+        return Output({"main": shown, "layer3": 2 * shown}, features)
 
     def upsample(self, logits, size):
         return functional.interpolate(logits, size, mode="bilinear", align_corners=True)
@@ -58,14 +69,25 @@ def random(*shape, seed=0, scale=3.0):
     return np.random.default_rng(seed).normal(size=shape) * scale
 
 
-def step_of(source, target, size, iteration=0, slot=0, label=None, **networks):
-    """A step whose predictions for the two domains are stated, at images of a size."""
+# CycleGAN's views of one direction, as its losses name them unless they are told otherwise.
+MADE = {
+    "as_target": Generated(of="source", network="to_target"),
+    "back_to_source": Generated(of="as_target", network="to_source"),
+    "same_target": Generated(of="target", network="to_target"),
+}
+
+
+def step_of(source, target, size, iteration=0, slot=0, label=None, texture=0, **networks):
+    """A step whose predictions for the two domains are stated, at images of a size.
+
+    `texture`, [B, 3, *size] and 0 in the first pixel, is what images are beyond one value.
+    """
     batches = {
-        "source": Batch(torch.zeros(len(source), 3, *size), label),
-        "target": Batch(torch.ones(len(target), 3, *size)),
+        "source": Batch(torch.zeros(len(source), 3, *size) + texture, label),
+        "target": Batch(torch.ones(len(target), 3, *size) - texture),
     }
     table = {"segmenter": Stated(source=source, target=target), **networks}
-    return Step(batches, table, iteration=iteration, slot=slot)
+    return Step(batches, table, iteration=iteration, slot=slot, views=MADE)
 
 
 def log_softmax(logits):
@@ -360,6 +382,28 @@ def sides_of(loss):
     return list(loss.values()) if isinstance(loss, dict) else [loss]
 
 
+def brought(name):
+    """The networks that a loss brings along, with unit vectors where a stage would fill them."""
+    described = LOSS_NETWORKS[name]({}) if name in LOSS_NETWORKS else {}
+    torch.manual_seed(0)
+    made = {}
+    for key, settings in described.items():
+        network = NetworkSettings(**settings)
+        part = {"kind": network.kind, **network.arguments}
+        made[key] = build(NETWORKS, part, where=name, what="network", num_classes=CLASSES)
+        for buffer in made[key].buffers():
+            if buffer.ndim == 2 and not buffer.any():
+                buffer.copy_(functional.normalize(torch.randn(buffer.shape)))
+    return made
+
+
+def drawn(*size):
+    """Stated logits, labels and texture of two images."""
+    texture = torch.tensor(np.random.default_rng(7).random((2, 3, *size))).float()
+    texture[..., 0, 0] = 0
+    return random(2, CLASSES, *size), torch.tensor(labels(shape=(2, *size))), texture
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_tells_what_it_is(name):
     parts = [LOSSES[name], *(type(side) for side in sides_of(LOSSES[name]()))]
@@ -374,19 +418,14 @@ def test_every_loss_tells_what_it_is(name):
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_works_from_its_defaults(name):
     """A scalar whose gradient reaches each network that its terms say they train."""
+    size = (32, 64)
     for side in sides_of(LOSSES[name]()):
         side: Term
         assert side.views
         assert side.trains
         assert all(isinstance(one, str) for one in (*side.views, *side.trains))
-        described = LOSS_NETWORKS[name]({}) if name in LOSS_NETWORKS else {}
-        brought = {
-            key: NETWORKS[settings["kind"]](num_classes=CLASSES)
-            for key, settings in described.items()
-        }
-        logits = random(2, CLASSES, 32, 64)
-        label = torch.tensor(labels(shape=(2, 32, 64)))
-        step = step_of(logits, -logits, (32, 64), label=label, **brought)
+        logits, label, texture = drawn(*size)
+        step = step_of(logits, -logits, size, label=label, texture=texture, **brought(name))
         value = side(step)
         assert value.shape == ()
         assert torch.isfinite(value)
@@ -399,17 +438,13 @@ def test_every_loss_works_from_its_defaults(name):
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_is_a_mean_over_images(name):
     """Twice the same images give the same loss, and two images the mean of each alone."""
-    described = LOSS_NETWORKS[name]({}) if name in LOSS_NETWORKS else {}
-    torch.manual_seed(0)
-    brought = {
-        key: NETWORKS[settings["kind"]](num_classes=CLASSES) for key, settings in described.items()
-    }
-    logits, label = random(2, CLASSES, 32, 32), torch.tensor(labels(shape=(2, 32, 32)))
+    size, networks = (32, 32), brought(name)
+    logits, label, texture = drawn(*size)
     for side in sides_of(LOSSES[name]()):
 
         def of(index, side=side):
-            step = step_of(logits[index], -logits[index], (32, 32), label=label[index], **brought)
-            return number(side(step))
+            own = {"label": label[index], "texture": texture[index]}
+            return number(side(step_of(logits[index], -logits[index], size, **own, **networks)))
 
         both = of([0, 1])
         assert both == pytest.approx((of([0]) + of([1])) / 2, rel=1e-5)

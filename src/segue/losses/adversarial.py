@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from segue.errors import SegueError
 from segue.losses.entropy import self_information
-from segue.step import Prediction, Step
+from segue.step import Step
 
 SOURCE, TARGET = 0.0, 1.0
 
@@ -52,29 +52,11 @@ class DiscriminatorInput:
             log_probabilities = prediction.log_probabilities(self.head)
         else:
             # Cropped before the softmax: nothing is computed outside the patch.
-            patches = self._patches(step, view, prediction)
-            log_probabilities = torch.log_softmax(patches.float(), 1)
+            cropped = patches(step, view, prediction.upsampled(self.head), self.patch)
+            log_probabilities = torch.log_softmax(cropped.float(), 1)
         if self.sees == "probabilities":
             return log_probabilities.exp()
         return self_information(log_probabilities)
-
-    def _patches(self, step: Step, view: str, prediction: Prediction) -> Tensor:
-        assert self.patch is not None
-        logits = prediction.upsampled(self.head)
-        room = [have - want for have, want in zip(prediction.size, self.patch, strict=True)]
-        if min(room) < 0:
-            raise SegueError(
-                f"a patch of {self.patch} does not fit a prediction of {prediction.size}"
-                " (height, width)",
-                where="patch",
-                fix="choose a smaller patch",
-            )
-        cut = []
-        for index, one in enumerate(logits):
-            generator = step.random(f"patch {view}", image=index)
-            top, left = (int(torch.randint(space + 1, (), generator=generator)) for space in room)
-            cut.append(one[:, top : top + self.patch[0], left : left + self.patch[1]])
-        return torch.stack(cut)
 
 
 @dataclass(frozen=True)
@@ -138,6 +120,34 @@ class TellApart:
             correct.append(((scores > 0) == bool(label)).float().mean())
         step.record(f"accuracy/{self.discriminator}", torch.stack(correct).mean())
         return loss
+
+
+def patches(step: Step, view: str, maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """One random crop of each image's map, the same whenever this step crops maps of this view.
+
+    Args:
+        step: decides the draw, as a function of seed, iteration and view.
+        view: what the maps are of.
+        maps: [B, C, H, W].
+        size: height and width of the crop in pixels.
+
+    Raises:
+        SegueError: the crop is larger than the maps.
+    """
+    whole = (int(maps.shape[-2]), int(maps.shape[-1]))
+    room = [have - want for have, want in zip(whole, size, strict=True)]
+    if min(room) < 0:
+        raise SegueError(
+            f"a patch of {size} does not fit a prediction of {whole} (height, width)",
+            where="patch",
+            fix="choose a smaller patch",
+        )
+    cut = []
+    for index, one in enumerate(maps):
+        generator = step.random(f"patch {view}", image=index)
+        top, left = (int(torch.randint(space + 1, (), generator=generator)) for space in room)
+        cut.append(one[:, top : top + size[0], left : left + size[1]])
+    return torch.stack(cut)
 
 
 def domain_loss(scores: Tensor, label: float) -> Tensor:

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from segue.checkpoint import write_whole
 from segue.errors import SegueError
 
 _PREFIXES = ("module.", "model.", "backbone.", "encoder.", "Scale.")
@@ -60,6 +61,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise SegueError("holds no tensors by name", where=path, fix="give a state dict")
     return tensors
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Writes a module's parameters and buffers as safetensors, whole or not at all."""
+    state = module.state_dict()
+    data = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
+    write_whole(path, lambda file: file.write(data))
 
 
 def load_weights(

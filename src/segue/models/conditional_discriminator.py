@@ -1,0 +1,109 @@
+"""The discriminator of a map under a condition: of their outer product, which is never built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from segue.errors import SegueError
+from segue.models.discriminator import discriminator
+
+
+class ConditionalDiscriminator(nn.Module):
+    """Scores the outer product of features and a condition; see `conditional_discriminator`.
+
+    Args:
+        layers: a discriminator of C * C channels, of which the first has weights
+            [width, C * C, 4, 4], channel i * C + j being feature i times condition j.
+    """
+
+    def __init__(self, layers: nn.Sequential) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
+        """Domain logits, [B, 1, h, w], of features [B, C, H, W] and conditions [B, C].
+
+        Raises:
+            SegueError: the map is smaller than the strides leave anything of.
+        """
+        smallest = 2 ** sum(isinstance(layer, nn.Conv2d) for layer in self.layers)
+        if min(features.shape[-2:]) < smallest:
+            raise SegueError(
+                f"is shown {features.shape[-1]}x{features.shape[-2]} pixels",
+                where="conditional discriminator",
+                fix=f"show it at least {smallest}x{smallest}: a larger `patch` or image size",
+            )
+        first, *others = self.layers
+        shown = _each_with_its_own(cast(nn.Conv2d, first), features, condition)
+        for layer in others:
+            shown = layer(shown)
+        return shown
+
+
+def _each_with_its_own(first: nn.Conv2d, features: Tensor, condition: Tensor) -> Tensor:
+    """The first convolution, with one kernel of C channels for each image."""
+    batch, width = len(features), first.out_channels
+    images = features.flatten(0, 1)[None]
+    kernels = fold(first.weight, condition).flatten(0, 1)
+    assert first.bias is not None
+    shown = functional.conv2d(
+        images,
+        kernels,
+        first.bias.repeat(batch),
+        stride=first.stride,
+        padding=cast(tuple[int, int], first.padding),
+        groups=batch,
+    )
+    return shown.view(batch, width, *shown.shape[2:])
+
+
+def fold(weight: Tensor, condition: Tensor) -> Tensor:
+    """Kernels for features alone, the condition summed into them: sum over j of Q_j W_ij.
+
+    conv(F x Q; W) = conv(F; sum over j of Q_j W_j), exact up to rounding.
+
+    Args:
+        weight: [width, C * C, height, width], channel i * C + j being feature i, condition j.
+        condition: [B, C].
+
+    Returns:
+        [B, width, C, height, width].
+
+    Example:
+        >>> weight = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1)
+        >>> fold(weight, torch.tensor([[1.0, 0.0], [1.0, 10.0]])).flatten(1).tolist()
+        [[1.0, 3.0], [21.0, 43.0]]
+    """
+    channels = condition.shape[1]
+    split = weight.view(len(weight), channels, channels, *weight.shape[2:])
+    # Autocast would take this sum to bfloat16.
+    with torch.autocast(weight.device.type, enabled=False):
+        return torch.einsum("oijyx,bj->boiyx", split, condition.to(weight.dtype))
+
+
+def conditional_discriminator(
+    num_classes: int, *, widths: Sequence[int] = (64, 128, 256, 512)
+) -> ConditionalDiscriminator:
+    """Five 4x4 convolutions of stride 2 on C * C channels, as `discriminator`, for two factors.
+
+    Cross-domain grouping (AAAI 2021), "Discriminator" and equation 4. Weights are those of the
+    plain network on all C * C channels, and start as those do.
+
+    Args:
+        num_classes: C, channels of the features and of the condition.
+        widths: channels of all but the last layer, whose one channel is the domain's logit.
+
+    Example:
+        >>> network = conditional_discriminator(19, widths=(8, 8))
+        >>> network.layers[0].weight.shape
+        torch.Size([8, 361, 4, 4])
+        >>> network(torch.zeros(2, 19, 64, 128), torch.ones(2, 19)).shape
+        torch.Size([2, 1, 8, 16])
+    """
+    layers = cast(nn.Sequential, discriminator(num_classes**2, widths=widths))
+    return ConditionalDiscriminator(layers)
