@@ -9,7 +9,7 @@ READY := .venv/.ready
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: $(READY)  ## two street worlds, source only against local alignment, a table and a page
+demo: $(READY)  ## two street worlds, without adaptation and with, a table and a page
 	.venv/bin/segue demo
 
 test: $(READY)  ## lint, types and every test that needs no GPU and no downloads

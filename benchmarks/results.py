@@ -5,7 +5,7 @@
 
 `layout` and `sweep` only write the tables of the commands that the page names beside them.
 `demo` needs nothing; `carla` needs the pair in DIR/carla, DIR/camvid and DIR/weights. A row that is
-finished is not run again. With `--jobs 2` two rows run side by side.
+finished is not run again. With `--jobs 2` two rows run side by side; `--only NAME ...` runs some.
 """
 
 from __future__ import annotations
@@ -21,22 +21,34 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from segue.demonstration import make_worlds
-from segue.recipe import load
-from segue.showing import compare
+from segue.demonstration import make_worlds, minutes_of, trained
+from segue.recipe import EvaluateStage, PseudoLabelStage, Recipe, load
+from segue.report.tables import cell
+from segue.running import SECONDS
+from segue.showing import recipe_of
 from segue.stages.evaluate import Evaluation
 from segue.tracking import read_rows
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
-METHODS = {
-    "demo": ["source-only", "advent-single", "local-alignment"],
-    "carla": ["source-only", "advent-single", "local-alignment", "ceiling"],
-}
 NAMES = {
     "source-only": "source only",
     "advent-single": "AdvEnt (AGP-GI)",
-    "local-alignment": "local alignment (ALP-GI)",
+    "local-alignment": "local alignment (001)",
+    "grouping": "grouping (000)",
+    "coarse-to-fine": "coarse-to-fine (002)",
+    "category-adaptive": "category-adaptive (003)",
+    "bdl": "BDL",
+    "fda": "FDA",
+    "cbst": "CBST",
+    "composition": "composition",
+    "composition-segformer": "composition, SegFormer",
+    "source-only-segformer": "source only, SegFormer",
     "ceiling": "ceiling",
+}
+SYSTEMS = list(NAMES)[:10]
+METHODS = {
+    "demo": [*SYSTEMS, "source-only-segformer", "composition-segformer"],
+    "carla": [*SYSTEMS, "ceiling"],
 }
 
 
@@ -50,36 +62,52 @@ def overrides(pair: str, method: str, data: Path) -> list[str]:
         f"data.source.root={camvid if method == 'ceiling' else carla}",
         f"data.target.root={camvid}",
         f"data.validation.root={camvid}",
-        f"stages.train.networks.segmenter.weights={weights}",
+        f"templates.train.networks.segmenter.weights={weights}",
     ]
     if method == "ceiling":
         return shared
     ceiling = load("ceiling-carla").data["validation"]
     half = {**ceiling, "root": str(camvid)}
-    stage = {"kind": "evaluate", "data": "half", "size": [320, 240], "models": ["train"]}
+    models = scored(load(f"{method}-{pair}"))
+    stage = {"kind": "evaluate", "data": "half", "size": [256, 192], "models": models}
     return [*shared, f"data.half={json.dumps(half)}", f"stages.half={json.dumps(stage)}"]
+
+
+def scored(recipe: Recipe) -> list[str]:
+    """The models that a recipe's evaluate stage scores."""
+    stage = recipe.stages["evaluate"]
+    assert isinstance(stage, EvaluateStage)
+    return stage.models
 
 
 def command(pair: str, method: str, seed: int, data: Path, runs: Path) -> list[str]:
     """One row as a command that anyone can run."""
-    folder = runs / pair / method / f"seed_{seed}"
     settings = [*overrides(pair, method, data), f"seed={seed}"]
+    folder = folder_of(pair, method, seed, runs)
     words = ["run", f"{method}-{pair}", *settings, "--work-dir", str(folder)]
     return [sys.executable, "-m", "segue", *words]
 
 
-def run_all(pair: str, data: Path, runs: Path, seeds: int, jobs: int) -> None:
+def folder_of(pair: str, method: str, seed: int, runs: Path) -> Path:
+    """Where a row's run lies."""
+    return runs / pair / method / f"seed_{seed}"
+
+
+def run_all(
+    pair: str, methods: Sequence[str], data: Path, runs: Path, seeds: int, jobs: int
+) -> None:
     """Runs what is not finished, `jobs` at a time, each with its share of the cores."""
     threads = str(max(1, len(os.sched_getaffinity(0)) // jobs))
+    # Threads that wait must not spin while other runs could use the core.
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
     waiting = [
-        command(pair, method, seed, data, runs) for seed in range(seeds) for method in METHODS[pair]
+        command(pair, method, seed, data, runs) for seed in range(seeds) for method in methods
     ]
     running: list[subprocess.Popen[bytes]] = []
     while waiting or running:
         while waiting and len(running) < jobs:
             words = waiting.pop(0)
             print(" ".join(words[1:]), flush=True)
-            environment = {**os.environ, "OMP_NUM_THREADS": threads}
             running.append(subprocess.Popen(words, env=environment))
         for process in [process for process in running if process.poll() is not None]:
             running.remove(process)
@@ -90,75 +118,157 @@ def run_all(pair: str, data: Path, runs: Path, seeds: int, jobs: int) -> None:
 
 def results(pair: str, method: str, runs: Path, seeds: int, stage: str) -> list[Evaluation]:
     """A method's results over seeds."""
-    folder = runs / pair / method
     return [
-        Evaluation.read(folder / f"seed_{seed}" / stage / "evaluation.json")
+        Evaluation.read(folder_of(pair, method, seed, runs) / stage / "evaluation.json")
         for seed in range(seeds)
     ]
 
 
-def last(pair: str, method: str, runs: Path, seeds: int, number: str) -> str:
-    """Mean over seeds of a number of metrics.jsonl over its last five lines."""
-    means = []
-    for seed in range(seeds):
-        rows = read_rows(runs / pair / method / f"seed_{seed}" / "train" / "metrics.jsonl")[-5:]
-        values = [row[number] for row in rows if number in row]
-        if not values:
-            return "n/a"
-        means.append(statistics.mean(values))
-    return f"{statistics.mean(means):.3g}"
-
-
-def section(pair: str, runs: Path, seeds: int) -> str:
+def section(pair: str, methods: Sequence[str], runs: Path, seeds: int) -> str:
     """The tables of a pair in Markdown."""
-    methods = [method for method in METHODS[pair] if method != "ceiling"]
-    found = {method: results(pair, method, runs, seeds, "evaluate") for method in methods}
-    text = [table(found), shares(found), signs(pair, methods, runs, seeds)]
-    if pair == "carla":
-        half = {method: results(pair, method, runs, seeds, "half") for method in methods}
+    rows = [method for method in methods if method != "ceiling"]
+    found = {method: results(pair, method, runs, seeds, "evaluate") for method in rows}
+    text = [
+        summary(pair, found, runs, seeds),
+        classes(found),
+        shares(found),
+        signs(pair, rows, runs, seeds),
+        pseudo_labels(pair, rows, runs, seeds),
+    ]
+    if "ceiling" in methods:
+        half = {method: results(pair, method, runs, seeds, "half") for method in rows}
         half["ceiling"] = results(pair, "ceiling", runs, seeds, "evaluate")
-        text += ["On the second half of CamVid val alone, beside the ceiling:\n", table(half)]
+        told = "On the second half of CamVid val alone, beside the ceiling, IoU in %:\n"
+        text += [told, classes(half)]
     return "\n".join(text)
 
 
-def table(found: dict[str, list[Evaluation]]) -> str:
-    """IoU by class and mIoU with their spread over seeds."""
-    return compare({NAMES[method]: seeds for method, seeds in found.items()}).to_markdown()
+def summary(pair: str, found: dict[str, list[Evaluation]], runs: Path, seeds: int) -> str:
+    """Each method's mean, its paired differences, its budget and its time."""
+    headline = next(iter(next(iter(found.values()))[0].miou))
+    lines = [
+        ["method", f"mIoU (protocol {headline})", "difference", "by seed", "iterations",
+         "training, min", "translation and labels, min"]
+    ]  # fmt: skip
+    for method, of_seeds in found.items():
+        base = "source-only-segformer" if "segformer" in method else "source-only"
+        scores = [100 * one.miou[headline] for one in of_seeds]
+        paired = [
+            score - 100 * one.miou[headline] for score, one in zip(scores, found[base], strict=True)
+        ]
+        folders = [folder_of(pair, method, seed, runs) for seed in range(seeds)]
+        length = sum(trained(recipe_of(folders[0])).values())
+        training = statistics.mean(minutes_of(folder) for folder in folders)
+        beside = statistics.mean(minutes_beside(folder) for folder in folders)
+        differs = method != base
+        name = f"{NAMES[method]} (`{method}-{pair}`)"
+        told = [spread(paired, signed=True), " ".join(f"{one:+.1f}" for one in paired)]
+        lines.append(
+            [name, spread(scores), *(told if differs else ["", ""]), str(length),
+             f"{training:.1f}", f"{beside:.1f}" if beside else ""]
+        )  # fmt: skip
+    return markdown(lines)
+
+
+def minutes_beside(work_dir: Path) -> float:
+    """Minutes of what is no training of a segmenter: translation, pseudo-labels, centres."""
+    recipe = recipe_of(work_dir)
+    training = set(trained(recipe))
+    seconds = 0.0
+    for name, stage in recipe.stages.items():
+        if name not in training and not isinstance(stage, EvaluateStage):
+            seconds += json.loads((work_dir / name / SECONDS).read_text())["seconds"]
+    return seconds / 60
+
+
+def classes(found: dict[str, list[Evaluation]]) -> str:
+    """IoU by class with its spread, classes that occur."""
+    first = next(iter(found.values()))[0]
+    headline = next(iter(first.miou))
+    names = [first.classes[index] for index in first.protocols[headline]]
+    present = [name for name in names if first.confusion[first.classes.index(name)].sum()]
+    lines = [["IoU, %", *present, f"**mIoU ({headline})**"]]
+    for method, of_seeds in found.items():
+        cells = [spread([100 * one.iou[name] for one in of_seeds]) for name in present]
+        mean = spread([100 * one.miou[headline] for one in of_seeds])
+        lines.append([NAMES[method], *cells, f"**{mean}**"])
+    return markdown(lines)
 
 
 def shares(found: dict[str, list[Evaluation]]) -> str:
     """How much of the target each class covers, as labelled and as predicted, mean over seeds."""
     first = next(iter(found.values()))[0]
     labelled = first.confusion.sum(1) / first.confusion.sum()
-    lines = ["| % of target pixels | labelled | " + " | ".join(NAMES[m] for m in found) + " |"]
-    lines.append("|---|" + "---:|" * (len(found) + 1))
-    for index, name in enumerate(first.classes):
-        if labelled[index] == 0:
-            continue
-        predicted = [
-            statistics.mean(one.confusion[:, index].sum() / one.confusion.sum() for one in seeds)
-            for seeds in found.values()
-        ]
-        cells = " | ".join(f"{100 * share:.1f}" for share in (labelled[index], *predicted))
-        lines.append(f"| {name} | {cells} |")
-    return "\n".join(lines) + "\n"
+    present = [index for index, share in enumerate(labelled) if share]
+    lines = [["% of target pixels", *(first.classes[index] for index in present)]]
+    lines.append(["labelled", *(f"{100 * labelled[index]:.1f}" for index in present)])
+    for method, of_seeds in found.items():
+        predicted = [one.confusion.sum(0) / one.confusion.sum() for one in of_seeds]
+        cells = (statistics.mean(float(one[index]) for one in predicted) for index in present)
+        lines.append([NAMES[method], *(f"{100 * share:.1f}" for share in cells)])
+    return markdown(lines)
 
 
 def signs(pair: str, methods: Sequence[str], runs: Path, seeds: int) -> str:
-    """What training says of itself, without a target label."""
-    numbers = {
-        "cross-entropy": "loss/segmentation",
-        "its pull on the logits": "pull/segmentation",
-        "the adversary's pull": "pull/alignment",
-        "discriminator accuracy": "accuracy/discriminator",
-        "adversarial loss": "loss/alignment",
-    }
-    lines = ["| over the last 50 iterations | " + " | ".join(NAMES[m] for m in methods) + " |"]
-    lines.append("|---|" + "---:|" * len(methods))
-    for title, number in numbers.items():
-        cells = [last(pair, method, runs, seeds, number) for method in methods]
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    """What the last training stage says of itself, without a target label."""
+    lines = [["over the last 50 iterations", "cross-entropy", "pull of each term, % of its",
+              "discriminators right, %"]]  # fmt: skip
+    for method in methods:
+        means = last_numbers([folder_of(pair, method, seed, runs) for seed in range(seeds)])
+        own = means.get("pull/segmentation", 0.0)
+        pulls = [
+            f"{name.removeprefix('pull/')} {100 * value / own:.0f}"
+            for name, value in means.items()
+            if name.startswith("pull/") and name != "pull/segmentation" and own
+        ]
+        right = [
+            f"{name.removeprefix('accuracy/')} {100 * value:.0f}"
+            for name, value in means.items()
+            if name.startswith("accuracy/")
+        ]
+        entropy = f"{means['loss/segmentation']:.3f}"
+        lines.append([NAMES[method], entropy, ", ".join(pulls), ", ".join(right)])
+    return markdown(lines)
+
+
+def last_numbers(folders: Sequence[Path]) -> dict[str, float]:
+    """Means over runs of the last five lines of the last training's metrics.jsonl."""
+    found: dict[str, list[float]] = {}
+    for folder in folders:
+        name = list(trained(recipe_of(folder)))[-1]
+        for row in read_rows(folder / name / "metrics.jsonl")[-5:]:
+            for key, value in row.items():
+                found.setdefault(key, []).append(value)
+    return {key: statistics.mean(values) for key, values in found.items()}
+
+
+def pseudo_labels(pair: str, methods: Sequence[str], runs: Path, seeds: int) -> str:
+    """Share kept and its accuracy on labelled images of the target, by round."""
+    lines = [["pseudo-labels", "stage", "kept, %", "right of what is kept, %",
+              "right of all that is labelled, %"]]  # fmt: skip
+    for method in methods:
+        folders = [folder_of(pair, method, seed, runs) for seed in range(seeds)]
+        for name, stage in recipe_of(folders[0]).stages.items():
+            if not isinstance(stage, PseudoLabelStage):
+                continue
+            rows = [read_rows(folder / name / "metrics.jsonl")[-1] for folder in folders]
+            cells = [
+                spread([100 * row[key] for row in rows]) if all(key in row for row in rows) else "–"  # noqa: RUF001
+                for key in ("kept", "precision", "recall")
+            ]
+            lines.append([NAMES[method], name, *cells])
+    return markdown(lines) if len(lines) > 1 else ""
+
+
+def spread(values: Sequence[float], *, signed: bool = False) -> str:
+    """Mean and sample standard deviation of per cents."""
+    return cell([value / 100 for value in values], signed=signed).text
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """A table whose first line is its header; all but the first column are numbers."""
+    rule = [":--", *["--:"] * (len(lines[0]) - 1)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (lines[0], rule, *lines[1:]))
 
 
 def layout(folder: Path) -> str:
@@ -196,6 +306,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/results"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--only", nargs="+", choices=list(NAMES), help="run these, write nothing")
     chosen = parser.parse_args()
     if chosen.pair == "layout":
         write("layout", layout(Path("runs/layout-shift")))
@@ -210,8 +321,12 @@ def main() -> None:
         return
     if chosen.pair == "demo":
         make_worlds(Path("runs/demo/worlds"), None)
-    run_all(chosen.pair, chosen.data, chosen.runs, chosen.seeds, chosen.jobs)
-    write(chosen.pair, section(chosen.pair, chosen.runs, chosen.seeds))
+    methods = METHODS[chosen.pair]
+    run_all(
+        chosen.pair, chosen.only or methods, chosen.data, chosen.runs, chosen.seeds, chosen.jobs
+    )
+    if chosen.only is None:
+        write(chosen.pair, section(chosen.pair, methods, chosen.runs, chosen.seeds))
 
 
 if __name__ == "__main__":

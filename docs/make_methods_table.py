@@ -5,17 +5,26 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+from segue.grouping import GROUPINGS
 from segue.losses import LOSSES
+from segue.pseudo_labels import RULES
 from segue.recipe import Recipe, TrainStage, load
 from segue.recipe_files import shipped
+from segue.stages import STAGES
+from segue.translation import TRANSLATIONS
+from segue.views import VIEWS
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 PAGE = DOCS / "methods.md"
-TOLD = re.compile(r"\b(19|20)\d\d\b.*?\b(equations?|section|figure) \d")
+TOLD = re.compile(
+    r"\([A-Z]+ (19|20)\d\d\)|\b(19|20)\d\d\b.*?\b(equations?|section|figure|table) \d"
+)
 DIFFERS = re.compile(r"^Differs: (.*?)(?=\n\n|\nDiffers: |\Z)", re.MULTILINE | re.DOTALL)
 END = "<!-- end -->"
 
@@ -60,27 +69,44 @@ def kinds(recipe: Recipe) -> str:
 
 
 def ours(name: str) -> str:
-    """A link where docs/results.md speaks of the recipe."""
-    results = DOCS / "results.md"
-    told = results.is_file() and re.search(rf"(?<![\w-]){name}(?![\w-])", results.read_text())
-    return "[results](results.md)" if told else "–"  # noqa: RUF001
+    """Our figure of docs/results.md with its spread, where the recipe was run there."""
+    told = re.search(rf"\(`{name}`\) \| ([^|]+) \|", (DOCS / "results.md").read_text())
+    return f"[{told[1]}](results.md)" if told else "–"  # noqa: RUF001
 
 
 def losses() -> str:
     """Every kind of loss with what it is and its file."""
+    return markdown(("kind", "what it is", "file"), described(LOSSES))
+
+
+def parts() -> str:
+    """Every kind of part that is no loss, with what it is and its file."""
+    tables: dict[str, Mapping[str, Callable[..., Any]]] = {
+        "view": VIEWS,
+        "translation": TRANSLATIONS,
+        "pseudo-label rule": RULES,
+        "grouping": GROUPINGS,
+        "stage": STAGES,
+    }
+    rows = [(part, *row) for part, table in tables.items() for row in described(table)]
+    return markdown(("part", "kind", "what it is", "file"), rows)
+
+
+def described(table: Mapping[str, Callable[..., Any]]) -> list[tuple[str, str, str]]:
+    """Kind, first sentence and file of every part of a table."""
     rows = []
-    for kind, loss in LOSSES.items():
-        file = Path(inspect.getfile(loss)).resolve().relative_to(ROOT)
-        rows.append((f"`{kind}`", paragraphs(inspect.getdoc(loss) or "")[0], link(file)))
-    return markdown(("kind", "what it is", "file"), rows)
+    for kind, part in table.items():
+        file = Path(inspect.getfile(part)).resolve().relative_to(ROOT)
+        rows.append((f"`{kind}`", paragraphs(inspect.getdoc(part) or "")[0], link(file)))
+    return rows
 
 
 def equations() -> str:
-    """Every docstring that cites an equation, a section or a figure."""
+    """Every docstring that cites a paper."""
     rows = []
     for file, name, docstring in docstrings():
-        cited = [text for text in paragraphs(docstring) if TOLD.search(text)]
-        rows += [(f"`{name}`", sentence(text), link(file)) for text in cited]
+        cited = [text for text in paragraphs(DIFFERS.sub("", docstring)) if TOLD.search(text)]
+        rows += [(f"`{name}`", citation(text), link(file)) for text in cited]
     return markdown(("what", "paper", "file"), rows)
 
 
@@ -93,13 +119,22 @@ def differs() -> str:
     )
 
 
-def docstrings() -> Iterator[tuple[Path, str, str]]:
-    """File, name and docstring of every module, class and function."""
+def docstrings() -> list[tuple[Path, str, str]]:
+    """File, name and docstring of every module, class and function.
+
+    A name that several files have stands with its file's.
+    """
+    found = []
     for path in sorted((ROOT / "src" / "segue").rglob("*.py")):
-        file = path.relative_to(ROOT)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                yield file, getattr(node, "name", path.stem), ast.get_docstring(node) or ""
+                name, docstring = getattr(node, "name", path.stem), ast.get_docstring(node) or ""
+                found.append((path.relative_to(ROOT), name, docstring))
+    files = Counter(name for _, name in {(file, name) for file, name, _ in found})
+    return [
+        (file, f"{file.stem}.{name}" if files[name] > 1 and name != file.stem else name, docstring)
+        for file, name, docstring in found
+    ]
 
 
 def paragraphs(docstring: str) -> list[str]:
@@ -108,10 +143,9 @@ def paragraphs(docstring: str) -> list[str]:
     return [" ".join(text.split()) for text in prose.split("\n\n") if text.strip()]
 
 
-def sentence(text: str) -> str:
-    """A paragraph up to the end of the sentence that cites; periods of `et al.` end none."""
-    cited = TOLD.search(text)
-    assert cited
+def citation(text: str) -> str:
+    """A paragraph up to the end of the last sentence that cites; `et al.` ends none."""
+    *_, cited = TOLD.finditer(text)
     end = re.compile(r"(?<! al)\.(?: |$)").search(text, cited.end())
     return text[: end.start()] if end else text
 
@@ -123,7 +157,8 @@ def link(file: Path) -> str:
 
 def markdown(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     """A table."""
-    lines = [header, ("---",) * len(header), *rows]
+    escaped = [tuple(cell.replace("|", r"\|") for cell in row) for row in rows]
+    lines = [header, ("---",) * len(header), *escaped]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
@@ -131,6 +166,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "reported": reported,
     "small": small,
     "losses": losses,
+    "parts": parts,
     "equations": equations,
     "differs": differs,
 }

@@ -25,6 +25,6 @@ def tiny_recipe(data):
     """(name, "key=value", ...) -> a shipped recipe that runs whole in about a second."""
 
     def load(name, *more):
-        return recipe.load(name, [*tiny.overrides(name, data), *more])
+        return recipe.load(name, tiny.overrides(name, data, *more))
 
     return load

@@ -30,7 +30,7 @@ def main(out: Path, name: str, variants: dict[str, list[str]]) -> None:
 def run_one(work_dir: Path, chosen: recipe.Recipe, rank: int, spoil: bool) -> dict:
     """What this process has when a recipe ends: the last stage's networks, the images drawn."""
     kept = {"networks": {}, "drawn": [], "said": ""}
-    loop, save = train.train, train.save_model
+    loop, save = train.train, train.save_networks
 
     def keeping(training, *args, **kwargs):
         draw = training.draw
@@ -53,7 +53,7 @@ def run_one(work_dir: Path, chosen: recipe.Recipe, rank: int, spoil: bool) -> di
 
     with (
         mock.patch.object(train, "train", keeping),
-        mock.patch.object(train, "save_model", saving),
+        mock.patch.object(train, "save_networks", saving),
         mock.patch.object(distributed, "leave"),  # the next variant needs the other process
     ):
         try:

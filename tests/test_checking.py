@@ -38,7 +38,12 @@ def folder_source(root, *more):
 
 
 @pytest.mark.parametrize(
-    "name", ["source-only-demo", "advent-demo", "ap-ci-carla", "ensemble-synthia"]
+    "name",
+    [
+        *("source-only-demo", "advent-demo", "ap-ci-carla", "ensemble-synthia"),
+        *("bdl-carla", "fda-gta5", "cbst-synthia", "coarse-to-fine-carla"),
+        *("grouping-demo", "category-adaptive-gta5", "composition-segformer-gta5"),
+    ],
 )
 def test_shipped_recipes_are_ready(name, tiny_recipe):
     recipe = tiny_recipe(name)
@@ -217,11 +222,11 @@ def test_all_problems_are_found_at_once(tiny_recipe, tmp_path):
             f"data.target.root='{tmp_path}/gone'",
             "stages.train.terms.alignment.patch=200",
             f"{SEGMENTER}.weights='{tmp_path}/gone.pth'",
-            "stages.train.load_from=nothing",
+            f"{SEGMENTER}.load_from=nothing.pth",
         )
     )
     starts = ("data.source", "data.source", "data.target")
-    starts += (SEGMENTER, "stages.train.load_from", "stages.train.terms.alignment")
+    starts += (SEGMENTER, f"{SEGMENTER}.load_from", "stages.train.terms.alignment")
     assert [problem.split(":")[0] for problem in report.problems] == list(starts)
     assert rendered(report).splitlines()[-1] == "6 problems"
 
@@ -299,26 +304,58 @@ def test_an_unknown_backbone(tiny_recipe):
         )
 
 
+LATER = "stages.later={like: train, networks: {segmenter: {load_from: train}}}"
+
+
 def test_load_from(tiny_recipe, tmp_path):
-    later = "stages.later={like: train, load_from: train}"
-    assert check(tiny_recipe("source-only-demo", later)).problems == []
+    assert check(tiny_recipe("source-only-demo", LATER)).problems == []
     other = "stages.later.networks.segmenter.second_head=true"
-    problem = only_problem(check(tiny_recipe("source-only-demo", later, other)))
+    problem = only_problem(check(tiny_recipe("source-only-demo", LATER, other)))
     assert problem == (
-        "stages.later.load_from: stage train trains another network; give both stages the same "
-        "segmenter"
+        "stages.later.networks.segmenter.load_from: stage train trains another network; give both "
+        "stages the same network"
     )
     whole = MODELS["deeplab_v2"](19, backbone="test_resnet").state_dict()
     save_file(whole, tmp_path / "whole.safetensors")
-    override = f"stages.train.load_from='{tmp_path}/whole.safetensors'"
+    override = f"{SEGMENTER}.load_from='{tmp_path}/whole.safetensors'"
     assert check(tiny_recipe("source-only-demo", override)).problems == []
     problem = only_problem(check(tiny_recipe("advent-demo", override)))
     assert "tensors (missing: heads.layer3" in problem
-    # A stage that comes only later has left nothing yet.
-    problem = only_problem(
-        check(tiny_recipe("source-only-demo", "stages.train.load_from=evaluate"))
-    )
-    assert re.match(r"stages\.train\.load_from: .*evaluate.*; name an earlier train stage", problem)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "stages.later.networks.discriminator={load_from: train/judge}",
+            "discriminator.load_from: stage train has no judge; it trains: segmenter, discrim",
+        ),
+        (
+            "stages.train.networks.idle={kind: discriminator}",
+            "idle.load_from: stage train has no idle; it trains: segmenter, discriminator",
+        ),
+        (
+            "stages.later.networks.discriminator={load_from: train, widths: [8, 8]}",
+            "discriminator.load_from: stage train trains another network; give both stages",
+        ),
+    ],
+)
+def test_what_other_networks_are_filled_from(tiny_recipe, change, message):
+    idle = "stages.later.networks.idle={kind: discriminator, load_from: train}"
+    more = (LATER, idle) if "idle" in change else (LATER,)
+    problem = only_problem(check(tiny_recipe("advent-single-demo", *more, change)))
+    assert problem.startswith(f"stages.later.networks.{message}")
+    filled = "stages.later.networks.discriminator.load_from=train"
+    assert check(tiny_recipe("advent-single-demo", LATER, filled)).problems == []
+
+
+def test_models_of_a_stage_that_leaves_none(tiny_recipe):
+    for key, stage in (("models", "pseudo_labels"), ("models", "evaluate")):
+        value = "[cyclegan]"
+        recipe = tiny_recipe("bdl-demo", f"stages.{stage}.{key}={value}")
+        assert only_problem(check(recipe)) == (
+            f"stages.{stage}: stage cyclegan trains no segmenter; name a stage that does"
+        )
 
 
 def test_batch_norm_of_single_values(tiny_recipe):
@@ -382,7 +419,7 @@ def test_no_segmenter(tiny_recipe):
         "source-only-demo", f"{SEGMENTER}=null", f"stages.train.networks.net={network}"
     )
     assert only_problem(check(recipe)) == (
-        "stages.train: no segmenter; call the network that is trained and saved `segmenter`"
+        "stages.train.terms: no network is called 'segmenter'; there are: net"
     )
 
 

@@ -99,6 +99,25 @@ def test_sweep_compares_values_and_goes_on(capsys, overrides, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_sweep_fills_a_table_of_a_paper(capsys, overrides, tmp_path):
+    settings = "[stages.train.terms.alignment{}]".format
+    rows = (
+        f"rows: {{nothing: {{settings: {settings('=null')}}}, "
+        f"all: {{settings: {settings('.patch=32')}}}}}"
+    )
+    (tmp_path / "mine.yaml").write_text(
+        "base: local-alignment-demo\n"
+        f"ablations: {{parts: {{where: table 9, of: local-alignment-gta5, {rows}}}}}\n"
+    )
+    kept = [one for one in overrides if ".alignment." not in one and "discriminator" not in one]
+    words = ("sweep", tmp_path / "mine.yaml", *kept, "--ablation", "parts")
+    code, out, err = segue(capsys, *words, "--work-dir", tmp_path / "sweep")
+    assert code == 0, err
+    assert "nothing" in out
+    rows = (tmp_path / "sweep/sweep.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["row", "nothing", "all"]
+
+
 def test_layout_shift_writes_figure_and_numbers(capsys, overrides, tmp_path):
     roots = [item for item in overrides if item.startswith("data.")]
     sizes = ("--size", 64, 32, "--patches", "16,whole", "--iterations", 2, "--every", 1)
@@ -123,6 +142,9 @@ def test_layout_shift_writes_figure_and_numbers(capsys, overrides, tmp_path):
         (("evaluate", "nowhere"), "holds no run"),
         (("predict", "nowhere", "a.png", "-o", "out"), "holds no trained model"),
         (("list", "reciples"), "did you mean 'recipes'?"),
+        (("demo", "--system", "coarse-to-find"), "did you mean 'coarse-to-fine'?"),
+        (("sweep", "grouping-demo", "--ablation", "looses"), "did you mean 'losses'?"),
+        (("sweep", "source-only-demo", "--ablation", "parts"), "unknown ablation 'parts'"),
         (("analyse", "layout-shift", "source-only-demo", "--source", "sauce"), "'sauce'"),
     ],
 )
@@ -156,19 +178,23 @@ def test_check_lists_problems_and_fails(capsys, tmp_path, monkeypatch):
     assert "problem" in out
 
 
-def test_the_demo_ends_in_a_table_and_a_page(capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize("system", [None, "local-alignment"])
+def test_the_demo_ends_in_a_table_and_a_page(capsys, tmp_path, monkeypatch, system):
     for name, count in (("SOURCE", 6), ("TARGET", 6), ("VALIDATION", 4)):
         monkeypatch.setattr(demonstration, f"{name}_IMAGES", count)
     monkeypatch.setattr(demonstration, "PANELS", 2)
-    code, out, err = segue(capsys, "demo", "--work-dir", tmp_path, "--iterations", 2)
+    chosen = ("--system", system) if system else ()
+    words = ("demo", "--work-dir", tmp_path, "--iterations", 2, *chosen)
+    code, out, err = segue(capsys, *words)
     assert code == 0, err
     assert "source only" in out
     assert "difference" in out
     page = (tmp_path / "demo.html").read_text()
     assert page.count("ground truth") >= 2
+    assert (system or demonstration.DEFAULT).replace("-", " ") in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     begun = time.monotonic()
-    assert segue(capsys, "demo", "--work-dir", tmp_path, "--iterations", 2)[0] == 0
+    assert segue(capsys, *words)[0] == 0
     assert time.monotonic() - begun < 30, "the second time nothing is trained"
 
 

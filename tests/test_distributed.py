@@ -10,6 +10,7 @@ import one_rank
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 
 NAME = "local-alignment-demo"
 STEPS = 20
@@ -40,7 +41,10 @@ def two(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("two")
     single = "stages.train.batch_size=1"
     modes = {mode: (f"stages.train.networks.segmenter.batch_norm={mode}",) for mode in MODES}
-    short, again = "stages.train.iterations=", "stages.again={like: train, load_from: train}"
+    short, again = (
+        "stages.train.iterations=",
+        "stages.again={like: train, networks: {segmenter: {load_from: train}}}",
+    )
     others = {"staged": (f"{short}2", again), "spoilt": (f"{short}3",)}
     variants = {
         name: settings(data, single, *more) for name, more in {**modes, **EXACT, **others}.items()
@@ -65,10 +69,22 @@ def one(data, tmp_path_factory):
     return {name: load(out, name, 0) for name in variants}
 
 
-def launch(out: Path, variants: dict[str, list[str]]) -> None:
+@pytest.fixture(scope="module")
+def self_training(data, tmp_path_factory):
+    """What two processes end with that translate, label and find centres together."""
+    out = tmp_path_factory.mktemp("self_training")
+    name = "coarse-to-fine-demo"
+    single = [f"stages.{stage}.batch_size=1" for stage in ("coarse", "fine_1")]
+    share = "stages.coarse.source.share=0.5"
+    settings = tiny.overrides(name, data, "stages.rounds.repeat=1", share, *single)
+    launch(out, {"rounds": settings}, name)
+    return out / "rounds", [load(out, "rounds", rank) for rank in (0, 1)]
+
+
+def launch(out: Path, variants: dict[str, list[str]], name: str = NAME) -> None:
     """torchrun with two processes on this machine, on a port that it finds free."""
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    script = [str(Path(one_rank.__file__)), str(out), NAME, json.dumps(variants)]
+    script = [str(Path(one_rank.__file__)), str(out), name, json.dumps(variants)]
     command = [sys.executable, "-m", *torchrun, "--local-addr=127.0.0.1", *script]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, env=environment, timeout=240, capture_output=True, text=True)
@@ -112,6 +128,23 @@ def test_a_later_stage_finds_what_the_leading_process_wrote(two):
     """The other process, which evaluates and writes nothing, waits for it."""
     assert [process["said"] for process in two["staged"]] == ["", ""]
     assert [len(process["drawn"]) for process in two["staged"]] == [4, 4]
+
+
+def test_processes_share_out_the_work_of_every_stage(self_training, data):
+    work_dir, (first, second) = self_training
+    assert (first["said"], second["said"]) == ("", "")
+    for network, state in first["networks"].items():
+        for key, value in state.items():
+            assert torch.equal(value, second["networks"][network][key]), f"{network}.{key}"
+    assert len(list((work_dir / "pseudo_labels_1/labels").rglob("*.png"))) == 6
+    assert json.loads((work_dir / "pseudo_labels_1/pseudo_labels.json").read_text())["images"] == 6
+    centres = load_file(work_dir / "centres_1/networks/centres.safetensors")
+    assert centres["count"].sum() > 0
+    assert torch.equal(first["networks"]["centres"]["value"], centres["value"])
+    assert (work_dir / "evaluate/evaluation.json").is_file()
+    # A share of 0.5 is three images, the same for both.
+    coarse = [one for process in (first, second) for one in process["drawn"][:2]]
+    assert len({name for (names,) in coarse for name in names}) <= 3
 
 
 def test_every_process_tells_of_the_file_that_one_of_them_read(two):

@@ -4,30 +4,65 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 
 from segue import assembly, checkpoint
+from segue.datasets.made import image_paths, label_paths
+from segue.datasets.reading import read_image, read_raw_label
+from segue.label_space import IGNORE
 from segue.model import load as load_model
 from segue.networks import Networks
-from segue.recipe import EvaluateStage, Recipe, TrainStage
-from segue.recipe_files import shipped
+from segue.recipe import (
+    CentresStage,
+    EvaluateStage,
+    GroupsStage,
+    PseudoLabelStage,
+    Recipe,
+    TrainStage,
+    TranslateStage,
+)
+from segue.recipe_files import _read, shipped
 from segue.running import run
+from segue.stages import pseudo_label
 from segue.stages.evaluate import Evaluation
 from segue.stages.train import load_from
 from segue.tracking import read_rows
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """Half of a second for each; test_pseudo_label_stage.py looks at them."""
+    monkeypatch.setattr(pseudo_label, "save", lambda *_: None)
+
+
+def once_at_paper_scale(name: str) -> list[str]:
+    """One round where the same rounds are run twice at another scale."""
+    rounds = "rounds" in _read(name, ())["stages"] and name.endswith(("-gta5", "-synthia"))
+    return ["stages.rounds.repeat=1"] if rounds else []
+
+
 @pytest.mark.parametrize("name", shipped())
 def test_two_steps(name, tiny_recipe, tmp_path):
-    recipe = tiny_recipe(name)
+    recipe = tiny_recipe(name, *once_at_paper_scale(name))
     run(recipe, tmp_path)
     for key, stage in recipe.stages.items():
-        if isinstance(stage, TrainStage):
-            check_trained(recipe, key, stage, tmp_path)
-        else:
-            check_evaluated(recipe, key, stage, tmp_path)
+        match stage:
+            case TrainStage():
+                check_trained(recipe, key, stage, tmp_path)
+            case TranslateStage():
+                check_translated(recipe, key, stage, tmp_path)
+            case PseudoLabelStage():
+                check_pseudo_labelled(recipe, key, stage, tmp_path)
+            case CentresStage():
+                check_centres(recipe, key, stage, tmp_path)
+            case GroupsStage():
+                check_groups(key, tmp_path)
+            case EvaluateStage():
+                check_evaluated(recipe, key, stage, tmp_path)
     assert load_model(tmp_path).label_space == recipe.classes()
     before = stamps(recipe, tmp_path)
     run(recipe, tmp_path)
@@ -95,6 +130,48 @@ def check_evaluated(recipe: Recipe, key: str, stage: EvaluateStage, work_dir: Pa
     assert 0 < result.confusion.sum() <= result.images * math.prod(tiny.FILES)
     told = json.loads((work_dir / key / "evaluation.json").read_text())
     assert told["miou"].keys() == set(recipe.shown_protocols())
+
+
+def check_translated(recipe: Recipe, key: str, stage: TranslateStage, work_dir: Path) -> None:
+    """An image of the stage's size for each of the dataset's, none of them what it was."""
+    dataset = assembly.dataset(recipe, stage.data, labels=False)
+    paths = image_paths(dataset, work_dir / key)
+    assert set((work_dir / key / "images").rglob("*.*")) == set(paths)
+    for index, path in enumerate(paths):
+        image = read_image(path)
+        assert image.size == tuple(tiny.SIZE)
+        assert not np.array_equal(np.array(image), dataset.image(index, stage.size))
+
+
+def check_pseudo_labelled(recipe: Recipe, key: str, stage: PseudoLabelStage, work_dir: Path):
+    """A label of train ids for each image, and numbers that are told of them."""
+    dataset = assembly.dataset(recipe, stage.data, labels=False)
+    paths = label_paths(dataset, work_dir / key)
+    assert set((work_dir / key / "labels").rglob("*.*")) == set(paths)
+    known = {*range(recipe.classes().num_classes), IGNORE}
+    labels = [read_raw_label(path) for path in paths]
+    assert all(label.shape == tuple(tiny.SIZE[::-1]) for label in labels)
+    assert {int(value) for label in labels for value in np.unique(label)} <= known
+    told = json.loads((work_dir / key / "pseudo_labels.json").read_text())
+    assert told["images"] == len(paths) > 1
+
+
+def check_centres(recipe: Recipe, key: str, stage: CentresStage, work_dir: Path) -> None:
+    """A centre of length 1 for each class that the source shows, none for any other."""
+    centres = load_file(work_dir / key / "networks/centres.safetensors")
+    assert centres["value"].shape[0] == recipe.classes().num_classes
+    seen = centres["count"] > 0
+    assert seen.any()
+    torch.testing.assert_close(centres["value"].norm(dim=1), seen.float())
+    source = assembly.dataset(recipe, stage.source.data, labels=True, work_dir=work_dir)
+    shown = {int(value) for i in range(len(source)) for value in np.unique(source.label(i))}
+    assert set(seen.nonzero().flatten().tolist()) <= shown
+
+
+def check_groups(key: str, work_dir: Path) -> None:
+    """A network that a train stage can load."""
+    (path,) = (work_dir / key / "networks").glob("*.safetensors")
+    assert all(value.isfinite().all() for value in load_file(path).values())
 
 
 def stamps(recipe: Recipe, work_dir: Path) -> dict[Path, tuple[int, int]]:

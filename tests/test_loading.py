@@ -308,6 +308,26 @@ def test_scripts_need_no_guard(roles, tmp_path):
     assert (run.stdout, run.stderr) == ("2\n", "")
 
 
+def test_a_share_of_a_dataset_is_all_that_is_read(plain):
+    role = replace(plain["source"], share=0.4)
+    length = len(role.dataset)
+    every = {}
+    for seed in range(4):
+        drawn = batches({"source": role}, batch_size=2, seed=seed, start=0, stop=9, workers=0)
+        names = Counter(name for (micro,) in drawn for name in micro["source"].names)
+        assert len(names) == round(0.4 * length) == 3
+        assert set(names.values()) == {6}, "each as often"
+        every[frozenset(names)] = seed
+        ranks = [
+            batches({"source": role}, batch_size=1, seed=seed, start=0, stop=9, workers=0,
+                    rank=rank, world=2)
+            for rank in (0, 1)
+        ]  # fmt: skip
+        apart = [[micro["source"].names for (micro,) in one] for one in ranks]
+        assert {name for rank in apart for (name,) in rank} == set(names)
+    assert len(every) > 1, "which ones is the seed's choice"
+
+
 def end_process(image, label):
     os._exit(3)
 

@@ -115,10 +115,29 @@ def test_poly_begins_at_1_and_ends_at_0():
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_schedule_is_a_factor_from_0_to_1(name):
-    schedule = SCHEDULES[name](20)
+    needed = {"step": {"every": 6}}
+    schedule = SCHEDULES[name](20, **needed.get(name, {}))
     factors = [schedule(iteration) for iteration in range(20)]
     assert factors[0] == 1
     assert all(0 <= later <= factor for factor, later in itertools.pairwise(factors))
+
+
+def test_step_falls_by_its_factor_after_every_so_many():
+    schedule = SCHEDULES["step"](150_000, every=50_000)
+    for iteration, factor in ((0, 1), (49_999, 1), (50_000, 0.1), (99_999, 0.1), (100_000, 0.01)):
+        assert schedule(iteration) == pytest.approx(factor, rel=1e-12)
+    assert SCHEDULES["step"](9, every=3, factor=0.5)(8) == 0.25
+
+
+def test_linear_holds_and_then_falls_to_0():
+    schedule = SCHEDULES["linear"](200)
+    assert [schedule(iteration) for iteration in (0, 99, 100, 150, 175)] == [1, 1, 1, 0.5, 0.25]
+    assert schedule(199) == pytest.approx(0.01), "0 comes only after the last iteration"
+    assert schedule(200) == 0
+    falling = SCHEDULES["linear"](10, hold=0)
+    assert [falling(iteration) for iteration in (0, 5)] == [1, 0.5]
+    held = SCHEDULES["linear"](10, hold=1)
+    assert [held(iteration) for iteration in (0, 9)] == [1, 1]
 
 
 def test_an_update_uses_the_rate_of_its_iteration():
@@ -220,5 +239,8 @@ def test_networks_are_a_mapping_of_modules():
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_of_the_table_is_told_how_many_classes(name):
-    assert "num_classes" in inspect.signature(NETWORKS[name]).parameters
+def test_every_network_of_the_table_is_told_how_many_classes_if_it_asks(name):
+    told = inspect.signature(NETWORKS[name]).parameters
+    # What sees images or styles is the same for any classes.
+    indifferent = {"generator", "patch_discriminator", "style_discriminator"}
+    assert ("num_classes" in told) == (name not in indifferent)

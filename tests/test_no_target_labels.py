@@ -14,6 +14,15 @@ from segue.errors import SegueError
 from segue.running import run
 
 NAME = "local-alignment-demo"
+SELF_TRAINING = "coarse-to-fine-demo"
+# Training alone.
+SETTINGS = {
+    NAME: ["stages.train.iterations=8", "stages.evaluate=null"],
+    SELF_TRAINING: [
+        *("stages.rounds.repeat=1", "stages.coarse.iterations=8", "stages.fine_1.iterations=8"),
+        "stages.evaluate=null",
+    ],
+}
 
 # Python imports this at the start of every process, those that read images for training included.
 # Opening and listing raise audit events; looking whether a file is there does not, so `os.stat`,
@@ -45,16 +54,17 @@ sys.addaudithook(hook)
 TRAIN = """
 import json, sys
 from segue import recipe, running
-overrides, out = json.loads(sys.argv[1]), sys.argv[2]
+name, overrides, out = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
 for workers in (0, 1):
-    one = recipe.load("local-alignment-demo", [*overrides, f"workers={workers}"])
+    one = recipe.load(name, [*overrides, f"workers={workers}"])
     running.run(one, f"{out}/{workers}")
 """
 
 
-@pytest.fixture(scope="module")
-def seen(data, tmp_path_factory):
-    """(process, event, path) of everything that training did in the folders of the data."""
+@pytest.fixture(scope="module", params=SETTINGS)
+def seen(request, data, tmp_path_factory):
+    """The recipe's name, the process, and (process, event, path) of all that was done to files."""
+    name = request.param
     root = tmp_path_factory.mktemp("seen")
     worlds = root / "worlds"
     write_worlds(
@@ -63,36 +73,38 @@ def seen(data, tmp_path_factory):
     assert len(list(worlds.glob("target/gtFine/train/*/*.png"))) == 6, "there are labels to open"
     (root / "site").mkdir()
     (root / "site/sitecustomize.py").write_text(SITECUSTOMIZE)
-    overrides = [
-        *tiny.overrides(NAME, tiny.Data(root)),
-        "stages.train.iterations=8",
-        "stages.evaluate=null",
-    ]
+    overrides = tiny.overrides(name, tiny.Data(root), *SETTINGS[name])
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(root / "site"), os.environ.get("PYTHONPATH", "")]),
         "SEGUE_TEST_LOG": str(root / "log"),
-        "SEGUE_TEST_ROOT": str(worlds),
+        "SEGUE_TEST_ROOT": str(root),
     }
-    command = [sys.executable, "-c", TRAIN, json.dumps(overrides), str(root / "runs")]
+    command = [sys.executable, "-c", TRAIN, name, json.dumps(overrides), str(root / "runs")]
     process = subprocess.Popen(command, env=environment)
     try:
         assert process.wait(timeout=240) == 0
     finally:
         process.kill()
     events = [line.split("\t") for line in (root / "log").read_text().splitlines()]
-    return process.pid, [(int(pid), event, path[len(str(worlds)) :]) for pid, event, path in events]
+    told = [(int(pid), event, path[len(str(root)) :]) for pid, event, path in events]
+    return name, process.pid, told
 
 
 def test_no_label_of_the_target_is_opened_listed_or_looked_for(seen):
-    _, events = seen
-    assert [path for _, _, path in events if "gtFine" in path] == []
+    name, _, events = seen
+    touched = {path for _, _, path in events if "gtFine" in path}
+    assert not {path for path in touched if "/gtFine/train" in path}
+    # What looks for the validation's labels may list the folder that holds both.
+    assert all(path.startswith("/worlds/target/gtFine/val") for path in touched), touched
+    assert bool(touched) == (name == SELF_TRAINING), "rules are measured on validation labels"
 
 
 def test_the_hook_sees_what_is_read_in_every_process(seen):
     """Or the test above could not fail."""
-    main, events = seen
-    for place in ("/source/images/", "/source/labels/", "/target/leftImg8bit/train/"):
+    name, main, events = seen
+    places = ["source/images/", "source/labels/", "target/leftImg8bit/train/"]
+    for place in (f"/worlds/{place}" for place in places):
         opened = {(pid == main, path) for pid, event, path in events
                   if event == "open" and path.startswith(place)}  # fmt: skip
         for by_main in (True, False):
@@ -100,6 +112,16 @@ def test_the_hook_sees_what_is_read_in_every_process(seen):
             assert len(files) == 6, (place, by_main)
     assert any(event == "stat" and "/source/labels/" in path for _, event, path in events)
     assert any("scandir" in event or "listdir" in event for _, event, _ in events)
+    if name == SELF_TRAINING:
+        validation = {path for _, event, path in events if event == "open" and "gtFine/val" in path}
+        assert len(validation) == 4
+        for workers in (0, 1):
+            place = f"/runs/{workers}/pseudo_labels_1/labels/"
+            # What reads for training opens what the stage, in the main process, wrote.
+            read = {path for pid, event, path in events
+                    if event == "open" and (pid == main) == (workers == 0)
+                    and path.startswith(place) and path.endswith(".png")}  # fmt: skip
+            assert len(read) == 6, workers
 
 
 def test_a_target_without_labels_on_disk_is_enough(data, tiny_recipe, tmp_path):
@@ -113,3 +135,19 @@ def test_a_target_without_labels_on_disk_is_enough(data, tiny_recipe, tmp_path):
     )
     with pytest.raises(SegueError, match="6 of 6 images have no label"):
         run(swapped, tmp_path / "swapped")
+
+
+def test_self_training_needs_no_labels_of_the_target_either(data, tiny_recipe, tmp_path):
+    bare = tmp_path / "target"
+    shutil.copytree(data.target, bare, ignore=shutil.ignore_patterns("gtFine"))
+    unmeasured = "stages.pseudo_labels_1.measure_on=null"
+    settings = [*SETTINGS[SELF_TRAINING][:1], f"data.target.root={bare}", unmeasured]
+    run(tiny_recipe(SELF_TRAINING, *settings, "stages.evaluate=null"), tmp_path / "run")
+    assert (tmp_path / "run/fine_1/model.safetensors").is_file()
+
+
+def test_the_labels_of_what_is_labelled_are_not_measured_on(tiny_recipe, tmp_path):
+    on_itself = "stages.pseudo_labels_1.measure_on=target"
+    recipe = tiny_recipe(SELF_TRAINING, "stages.rounds.repeat=1", on_itself)
+    with pytest.raises(SegueError, match="measure_on: the labels of what is labelled stay closed"):
+        run(recipe, tmp_path)

@@ -31,7 +31,8 @@ SHORT = (
     "stages.train.log_every=3",
     "stages.train.checkpoint_every=2",
 )
-ITERATION, MODEL = "segue.training.begin", "segue.stages.train.save_model"
+FROM = "stages.train.networks.segmenter.load_from"
+ITERATION, MODEL = "segue.training.begin", "segue.stages.train.save_networks"
 EVALUATION = "segue.stages.evaluate.evaluate"
 
 
@@ -219,13 +220,13 @@ class TestLoadFrom:
         loaded = tiny_recipe(NAME, *SHORT, *more)
         stage = loaded.stages["train"]
         networks = assembly.networks(loaded, "train", stage)
-        train.load_from(networks, stage, work_dir, where="stages.train.load_from")
+        train.load_from(networks, stage, work_dir, where="stages.train.networks")
         return networks
 
     def test_weights_only(self, uninterrupted, tiny_recipe, tmp_path):
         fresh = self.start(tiny_recipe, tmp_path)
         for given in (uninterrupted, uninterrupted / "train", uninterrupted / "train" / FILE):
-            networks = self.start(tiny_recipe, tmp_path, f"stages.train.load_from={given}")
+            networks = self.start(tiny_recipe, tmp_path, f"{FROM}={given}")
             saved = safetensors.torch.load_file(uninterrupted / "train" / FILE)
             for key, value in networks["segmenter"].state_dict().items():
                 if not key.endswith("num_batches_tracked"):
@@ -236,7 +237,7 @@ class TestLoadFrom:
                 assert not network.optimiser.state_dict()["state"]
 
     def test_a_checkpoint_free_start_at_iteration_0(self, uninterrupted, tiny_recipe, tmp_path):
-        given = f"stages.train.load_from={uninterrupted / 'train' / FILE}"
+        given = f"{FROM}={uninterrupted / 'train' / FILE}"
         run(tiny_recipe(NAME, *SHORT, given), tmp_path)
         rows = (tmp_path / "train/metrics.jsonl").read_text().splitlines()
         assert [json.loads(row)["iteration"] for row in rows] == [3, 6]
@@ -245,8 +246,8 @@ class TestLoadFrom:
         """A rate of 0 leaves what was loaded to be seen."""
         still = "{kind: sgd, lr: 0, weight_decay: 0}"
         again = (
-            "stages.again={like: train, load_from: train, networks: {segmenter: "
-            f"{{batch_norm: running, optimiser: {still}}}}}}}"
+            "stages.again={like: train, networks: {segmenter: "
+            f"{{load_from: train, batch_norm: running, optimiser: {still}}}}}}}"
         )
         run(tiny_recipe(NAME, *SHORT, again), tmp_path)
         first, second = (
@@ -258,7 +259,7 @@ class TestLoadFrom:
                 assert torch.equal(value, second[key]), key
 
     def test_weights_of_another_network(self, uninterrupted, tiny_recipe, tmp_path):
-        given = f"stages.train.load_from={uninterrupted / 'train' / FILE}"
+        given = f"{FROM}={uninterrupted / 'train' / FILE}"
         head = "stages.train.networks.segmenter.second_head=true"
         with pytest.raises(SegueError, match=r"model.safetensors: fills \d+ of .* use weights of"):
             self.start(tiny_recipe, tmp_path, given, head)
@@ -270,15 +271,20 @@ class TestLoadFrom:
 
     def test_what_holds_no_weights(self, uninterrupted, tiny_recipe, tmp_path):
         with pytest.raises(
-            SegueError, match=r"stages\.train\.load_from: nothing is called nowhere; name"
+            SegueError,
+            match=r"segmenter\.load_from: nowhere/x has no network 'segmenter'; name an earlier",
         ):
-            self.start(tiny_recipe, tmp_path, "stages.train.load_from=nowhere")
+            self.start(tiny_recipe, tmp_path, f"{FROM}=nowhere/x")
         with pytest.raises(SegueError, match="holds no trained model; give a work_dir"):
-            self.start(tiny_recipe, tmp_path, f"stages.train.load_from={tmp_path}")
+            self.start(tiny_recipe, tmp_path, f"{FROM}={tmp_path}")
         run(tiny_recipe("ensemble-demo"), tmp_path / "two")
         with pytest.raises(SegueError, match="holds several models; name one of its stages"):
-            self.start(tiny_recipe, tmp_path, f"stages.train.load_from={tmp_path / 'two'}")
+            self.start(
+                tiny_recipe,
+                tmp_path,
+                f"{FROM}={tmp_path / 'two'}",
+            )
         trash = tmp_path / "trash.safetensors"
         trash.write_bytes(os.urandom(64))
         with pytest.raises(SegueError, match=r"trash\.safetensors: not a safetensors file"):
-            self.start(tiny_recipe, tmp_path, f"stages.train.load_from={trash}")
+            self.start(tiny_recipe, tmp_path, f"{FROM}={trash}")

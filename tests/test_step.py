@@ -155,7 +155,7 @@ def test_a_feature_that_is_not_there_is_told(step):
     with pytest.raises(SegueError, match=r"no feature is called 'layer9' \(there: layer1\)"):
         step.predict("target").feature("layer9")
     step.begin(["judge"])
-    with pytest.raises(SegueError, match="ask for it in the objective that runs the network"):
+    with pytest.raises(SegueError, match=r"list it in the term's `features`"):
         step.predict("target").feature("layer1")
 
 

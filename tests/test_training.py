@@ -6,6 +6,7 @@ import json
 import math
 import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -252,7 +253,7 @@ def gradient(chosen):
     stage = chosen.stages["train"]
     networks = assembly.networks(chosen, "train", stage)
     terms = assembly.terms(stage.terms, where="")
-    roles = assembly.readings(chosen, stage)
+    roles = assembly.readings(chosen, stage, Path())
     batches = next(
         train.batches(
             roles, batch_size=stage.batch_size, seed=0, start=0, stop=1,

@@ -1,7 +1,9 @@
 """Shipped recipes made small enough to run whole in a second, on data written for the tests."""
 
+import inspect
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +12,25 @@ from PIL import Image
 
 from segue import recipe, recipe_files
 from segue.datasets.procedural import write_worlds
-from segue.recipe import TrainStage
+from segue.networks import NETWORKS
+from segue.recipe import (
+    CentresStage,
+    GroupsStage,
+    NetworkSettings,
+    Recipe,
+    TrainStage,
+    TranslateStage,
+)
+from segue.stage_settings import Drawn, Stage
 
 FILES = (64, 32)  # width, height of the files
 SIZE = [96, 48]  # what recipes resize them to
 PATCH = 32  # the smallest that five strides of 2 leave something of
 ITERATIONS = 2
+ROUNDS = 2  # of self-training: the second goes on from the first
+WIDTH, GROUPS = 8, 2
+RATE = 2.5e-3
+CHANNELS = {"deeplab_v2": 96}  # of test_resnet's last stage, which that decoder reads itself
 
 
 @dataclass(frozen=True)
@@ -54,16 +69,21 @@ def write_data(root: Path) -> Data:
 
 def stems(folder: str) -> list[str]:
     """Names of images, those among them at which a shipped recipe begins or ends."""
-    loaded = (recipe.load(name) for name in recipe_files.shipped())
-    described = [settings for one in loaded for settings in one.data.values()]
     named = {
         settings[end]
-        for settings in described
+        for settings in _described()
         if Path(settings["root"]).name == folder
         for end in ("first", "last")
         if end in settings
     }
     return ["000_0000", "000_0001", *sorted(named), "zzz_0000", "zzz_0001"]
+
+
+@cache
+def _described() -> list[dict]:
+    """How shipped recipes describe each of their datasets."""
+    resolved = [recipe_files.resolve(name) for name in recipe_files.shipped()]
+    return [settings for one in resolved for settings in one["data"].values()]
 
 
 def blocks(seed: int, ids: int) -> np.ndarray:
@@ -80,22 +100,52 @@ def _write_pair(root: Path, split: str, stem: str, seed: int, ids: int) -> None:
     save_image(root / "labels" / split / f"{stem}.png", blocks(seed, ids))
 
 
-def overrides(name: str, data: Data) -> list[str]:
-    """`key=value`s that shrink a shipped recipe and keep its structure.
+def overrides(name: str, data: Data, *more: str) -> list[str]:
+    """`key=value`s that shrink a shipped recipe and keep its structure, and more laid over them.
 
-    Heads, discriminators, losses, their weights and all optimisers stay as they are.
+    Stages, views, heads, losses, their weights, rules and optimisers stay as they are; SGD's rates
+    are raised to where float32 sees two steps, of rounds there are two at most. `more` may change
+    which stages there are.
     """
-    whole = recipe.load(name)
+    fewer = [*_fewer_rounds(name), *more]
+    whole = recipe.load(name, fewer)
     set_to: dict[str, object] = {"device": "cpu", "workers": 0}
     for key, settings in whole.data.items():
         set_to[f"data.{key}.root"] = data.folder(settings)
     for key, stage in whole.stages.items():
-        at = f"stages.{key}"
-        if isinstance(stage, TrainStage):
-            set_to |= {f"{at}.{inner}": value for inner, value in _train(stage).items()}
-        else:
-            set_to[f"{at}.size"] = SIZE
-    return [f"{key}={json.dumps(value)}" for key, value in set_to.items()]
+        set_to |= {f"stages.{key}.{inner}": value for inner, value in _stage(whole, stage).items()}
+    small = [f"{key}={json.dumps(value)}" for key, value in set_to.items()]
+    return [*_fewer_rounds(name), *small, *more]
+
+
+def _fewer_rounds(name: str) -> list[str]:
+    stages = recipe_files._read(name, ())["stages"]
+    repeated = {key: stage["repeat"] for key, stage in stages.items() if "repeat" in stage}
+    return [f"stages.{key}.repeat={min(count, ROUNDS)}" for key, count in repeated.items()]
+
+
+def _stage(whole: Recipe, stage: Stage) -> dict[str, object]:
+    match stage:
+        case TrainStage():
+            return _roles(stage) | _train(stage)
+        case CentresStage() | GroupsStage():
+            few = {"groups": min(stage.groups, GROUPS)} if isinstance(stage, GroupsStage) else {}
+            return _roles(stage) | few
+        case TranslateStage(by={"kind": "generator", "load_from": source, "network": network}):
+            made = _network(whole.stages[source].networks[network], centres=None)
+            return {"size": SIZE} | {f"by.{key}": made[key] for key in ("width", "blocks")}
+    return {"size": SIZE}
+
+
+def _roles(stage: Drawn) -> dict[str, object]:
+    set_to: dict[str, object] = {}
+    for key, role in (("source", stage.source), ("target", stage.target)):
+        if role is None:
+            continue
+        set_to[f"{key}.size"] = SIZE
+        if role.augment:
+            set_to[f"{key}.augment"] = [_smaller(part) for part in role.augment]
+    return set_to
 
 
 def _train(stage: TrainStage) -> dict[str, object]:
@@ -104,22 +154,42 @@ def _train(stage: TrainStage) -> dict[str, object]:
         "batch_size": min(stage.batch_size, 2),
         "log_every": 1,
     }
-    for key, role in (("source", stage.source), ("target", stage.target)):
-        if role is None:
-            continue
-        set_to[f"{key}.size"] = SIZE
-        if role.augment:
-            set_to[f"{key}.augment"] = [_smaller(part) for part in role.augment]
+    segmenter = stage.networks.get("segmenter")
+    of_segmenter = CHANNELS.get(segmenter.kind) if segmenter is not None else None
     for key, network in stage.networks.items():
-        for argument, value in network.arguments.items():
-            if argument in ("backbone", "encoder"):
-                set_to[f"networks.{key}.{argument}"] = "test_resnet"
-            elif argument == "weights" and value is not None:
-                set_to[f"networks.{key}.weights"] = None
+        small = _network(network, centres=of_segmenter)
+        set_to |= {f"networks.{key}.{argument}": value for argument, value in small.items()}
     for key, term in stage.terms.items():
         if term.arguments.get("patch") is not None:
             set_to[f"terms.{key}.patch"] = PATCH
     return set_to
+
+
+def _network(network: NetworkSettings, *, centres: int | None) -> dict[str, object]:
+    """Arguments that make a network small and leave what it is made of."""
+    told = network.arguments
+    small: dict[str, object] = {}
+    for argument in ("backbone", "encoder"):
+        if argument in told:
+            small[argument] = "test_resnet"
+    if told.get("weights") is not None:
+        small["weights"] = None
+    known = inspect.signature(NETWORKS[network.kind]).parameters
+    match network.optimiser:
+        case {"kind": "sgd", "lr": rate}:
+            small["optimiser.lr"] = max(rate, RATE)
+    if "widths" in known:
+        widths = told.get("widths", known["widths"].default)
+        small["widths"] = [WIDTH] * len(widths)
+    if "width" in known:
+        small["width"] = WIDTH
+    if "blocks" in known:
+        small["blocks"] = 1
+    if "groups" in known:
+        small["groups"] = min(told.get("groups", GROUPS), GROUPS)
+    if network.kind == "centres" and centres is not None:
+        small["channels"] = centres
+    return small
 
 
 def _smaller(part):

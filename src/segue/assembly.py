@@ -3,27 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
-from segue.datasets import DATASETS, Dataset
+from segue.datasets import DATASETS, Dataset, made
 from segue.datasets.augmentation import AUGMENTATIONS
 from segue.datasets.loading import Role as Reading
+from segue.datasets.sampling import seed_for
 from segue.errors import SegueError
 from segue.losses import LOSSES
 from segue.networks import NETWORKS, OPTIMISERS, SCHEDULES, Network, Networks
 from segue.phases import Objective, Phase, Weighted, usual_phases
-from segue.recipe import NetworkSettings, PhaseSettings, Recipe, Role, TermSettings, TrainStage
+from segue.recipe import (
+    NetworkSettings,
+    PhaseSettings,
+    PseudoLabelStage,
+    Recipe,
+    Role,
+    TermSettings,
+    TrainStage,
+    TranslateStage,
+    ViewSettings,
+)
+from segue.stage_settings import Drawn
 from segue.step import View
 from segue.tables import build
+from segue.views import VIEWS
 
 
-def dataset(recipe: Recipe, name: str, *, labels: bool) -> Dataset:
-    """A dataset of the recipe; without labels no label path is even made.
+def seed_of(recipe: Recipe, name: str) -> int:
+    """The seed that decides what a stage draws: the recipe's own for the first stage that draws.
+
+    Later stages draw by their names too, or every round would see the same few images again.
+    """
+    first = next(key for key, stage in recipe.stages.items() if isinstance(stage, Drawn))
+    return recipe.seed if name == first else seed_for(recipe.seed, name)
+
+
+def dataset(recipe: Recipe, name: str, *, labels: bool, work_dir: Path = Path()) -> Dataset:
+    """A dataset of the recipe, or what a stage made of one; without labels no path is even made.
+
+    Pseudo-labels are no labels of the dataset's own: they are read where `labels` is asked for.
+    What stages make lies in `work_dir`.
 
     Raises:
         SegueError: files are missing or do not pair up.
     """
+    match recipe.stages.get(name):
+        case TranslateStage(data=base):
+            whole = dataset(recipe, base, labels=labels, work_dir=work_dir)
+            return made.translated(whole, work_dir / name)
+        case PseudoLabelStage(data=base):
+            bare = dataset(recipe, base, labels=False, work_dir=work_dir)
+            return made.pseudo_labelled(bare, work_dir / name) if labels else bare
     return build(
         DATASETS,
         recipe.data[name],
@@ -34,21 +67,41 @@ def dataset(recipe: Recipe, name: str, *, labels: bool) -> Dataset:
     )
 
 
-def reading(recipe: Recipe, role: Role, *, labels: bool) -> Reading:
+def reading(recipe: Recipe, role: Role, *, labels: bool, work_dir: Path) -> Reading:
     """How a role's images are read and changed."""
     augment = [
         build(AUGMENTATIONS, part, where=f"{role.data}.augment.{index}", what="augmentation")
         for index, part in enumerate(role.augment)
     ]
-    return Reading(dataset(recipe, role.data, labels=labels), role.size, labels, tuple(augment))
+    files = dataset(recipe, role.data, labels=labels, work_dir=work_dir)
+    return Reading(files, role.size, labels, tuple(augment), role.share)
 
 
-def readings(recipe: Recipe, stage: TrainStage) -> dict[str, Reading]:
-    """What a train stage draws from: labels of the source, none of the target."""
-    roles = {"source": reading(recipe, stage.source, labels=True)}
+def readings(recipe: Recipe, stage: Drawn, work_dir: Path) -> dict[str, Reading]:
+    """What a stage draws from: labels of the source; of the target only those that a stage made."""
+    roles = {"source": reading(recipe, stage.source, labels=True, work_dir=work_dir)}
     if stage.target is not None:
-        roles["target"] = reading(recipe, stage.target, labels=False)
+        labels = pseudo_labelled(recipe, stage.target.data)
+        roles["target"] = reading(recipe, stage.target, labels=labels, work_dir=work_dir)
     return roles
+
+
+def pseudo_labelled(recipe: Recipe, name: str) -> bool:
+    """Whether a dataset's labels are a stage's, and none of its own can be read by that name."""
+    stage = recipe.stages.get(name)
+    if isinstance(stage, TranslateStage):
+        return pseudo_labelled(recipe, stage.data)
+    return isinstance(stage, PseudoLabelStage)
+
+
+def views(settings: Mapping[str, ViewSettings], *, where: str) -> dict[str, View]:
+    """The views of a stage by name."""
+    return {
+        name: build(
+            VIEWS, {"kind": view.kind, **view.arguments}, where=f"{where}.{name}", what="view"
+        )
+        for name, view in settings.items()
+    }
 
 
 def networks(recipe: Recipe, stage_name: str, stage: TrainStage) -> Networks:

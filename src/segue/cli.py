@@ -35,13 +35,23 @@ WorkDir = Annotated[Path, typer.Argument(help="the folder of a run")]
 @app.command()
 def demo(
     work_dir: Annotated[Path, typer.Option(help="where everything is written")] = Path("runs/demo"),
+    system: Annotated[
+        str | None,
+        typer.Option(help="local-alignment, grouping, coarse-to-fine or category-adaptive"),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="how many seeds each method gets")] = 1,
     iterations: Annotated[int | None, typer.Option(min=1, help="training length")] = None,
 ) -> None:
     """Make two street worlds, train with and without adaptation, show a table and a page."""
     from segue import demonstration
 
-    demonstration.run(work_dir, seeds=seeds, iterations=iterations, console=console())
+    demonstration.run(
+        work_dir,
+        system=system or demonstration.DEFAULT,
+        seeds=seeds,
+        iterations=iterations,
+        console=console(),
+    )
 
 
 @app.command()
@@ -65,9 +75,12 @@ def run(
 def sweep(
     recipe: RecipeName,
     settings: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(help="key=value as for run; key=\\[a,b,c] tries each value in turn"),
-    ],
+    ] = None,
+    ablation: Annotated[
+        str | None, typer.Option(help="run the rows of this table of the recipe's paper")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="how many seeds each gets")] = 1,
     work_dir: Annotated[
         Path | None, typer.Option(help="where to; runs/sweep-<recipe> unless given")
@@ -76,7 +89,14 @@ def sweep(
     """Run a recipe once per value of a setting, and compare; stop and go on at will."""
     from segue.sweeping import sweep as run_sweep
 
-    run_sweep(recipe, settings, seeds=seeds, work_dir=work_dir, console=console())
+    run_sweep(
+        recipe,
+        settings or (),
+        ablation=ablation,
+        seeds=seeds,
+        work_dir=work_dir,
+        console=console(),
+    )
 
 
 @app.command()
@@ -129,10 +149,14 @@ def check(
 @app.command(name="list")
 def list_parts(
     what: Annotated[
-        str | None, typer.Argument(help="recipes, losses, datasets or models; all unless given")
+        str | None,
+        typer.Argument(
+            help="recipes, losses, datasets, models, stages, views, translations or rules (of "
+            "pseudo-labels); all unless given"
+        ),
     ] = None,
 ) -> None:
-    """Name the recipes, losses, datasets and models that there are."""
+    """Name the recipes, and the parts of which recipes are made."""
     from segue.showing import show_parts
 
     show_parts(what, console())

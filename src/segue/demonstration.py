@@ -1,4 +1,4 @@
-"""`segue demo`: two worlds on disk, source only against local alignment, a table and a page."""
+"""`segue demo`: two worlds on disk, source only against a system, a table and a page."""
 
 from __future__ import annotations
 
@@ -17,27 +17,49 @@ from segue.recipe import EvaluateStage, Recipe, TrainStage, load
 from segue.report.page import Panel, write_page
 from segue.report.tables import Table
 from segue.running import run as run_recipe
-from segue.showing import compare, evaluations, versions
+from segue.showing import compare, evaluations, recipe_of, versions
 from segue.stages.evaluate import Evaluation
+from segue.tables import choose
 from segue.tracking import Meter, read_rows
 
-METHODS = {"source only": "source-only-demo", "local alignment": "local-alignment-demo"}
+# What each does, in a sentence for the page's reader.
+SYSTEMS = {
+    "local-alignment": "an adversary makes random patches of its predictions look alike",
+    "grouping": "groups of its predictions, which a network finds, are made to look alike",
+    "coarse-to-fine": "source images are shown in the other world's colours, and what it is sure "
+    "of there becomes labels, round after round",
+    "category-adaptive": "the style of its features is made alike, and what it is sure of there, "
+    "by each class's own measure, becomes labels",
+}
+# The one that gains most for its minutes on these worlds: docs/results.md.
+DEFAULT = "coarse-to-fine"
 SOURCE_IMAGES, TARGET_IMAGES, VALIDATION_IMAGES = 300, 200, 60
 PANELS = 8
 
 
 def run(
-    work_dir: Path, *, seeds: int = 1, iterations: int | None = None, console: Console
+    work_dir: Path,
+    *,
+    system: str = DEFAULT,
+    seeds: int = 1,
+    iterations: int | None = None,
+    console: Console,
 ) -> dict[str, list[Evaluation]]:
-    """Makes the worlds, trains both methods with every seed, prints the table, writes the page.
+    """Makes the worlds, trains with and without a system, prints the table, writes the page.
 
     Args:
         work_dir: everything is written below it; the same call again continues.
+        system: one of `SYSTEMS`.
         seeds: 0 to `seeds` - 1 for each method.
-        iterations: training length in place of the recipes'.
+        iterations: training length, of all stages together, in place of the recipes'.
         console: where to show it.
+
+    Raises:
+        SegueError: there is no such system.
     """
     begun = time.monotonic()
+    choose(SYSTEMS, system, where="--system", what="system")
+    methods = {"source only": "source-only-demo", system.replace("-", " "): f"{system}-demo"}
     worlds = work_dir / "worlds"
     make_worlds(worlds, console)
     overrides = [
@@ -45,12 +67,11 @@ def run(
         f"data.target.root={worlds / 'target'}",
         f"data.validation.root={worlds / 'target'}",
     ]
-    if iterations is not None:
-        overrides.append(f"stages.train.iterations={iterations}")
     folders: dict[str, list[Path]] = {}
-    for method, name in METHODS.items():
+    for method, name in methods.items():
+        lengths = [] if iterations is None else shortened(load(name), iterations)
         for seed in range(seeds):
-            recipe = load(name, [*overrides, f"seed={seed}"])
+            recipe = load(name, [*overrides, *lengths, f"seed={seed}"])
             folder = work_dir / name / f"seed_{seed}"
             folders.setdefault(method, []).append(run_recipe(recipe, folder, console=console))
     results = {
@@ -61,10 +82,32 @@ def run(
     console.print(table.to_rich(min(console.width, 80)))
     minutes = (time.monotonic() - begun) / 60
     page = work_dir / "demo.html"
-    make_page(page, recipe, table, {m: f[0] for m, f in folders.items()}, seeds)
+    make_page(page, system, recipe, table, {m: f[0] for m, f in folders.items()}, seeds)
     (work_dir / "demo.md").write_text(table.to_markdown())
     console.print(f"{minutes:.1f} minutes. Look at [bold]{page}[/]", highlight=False)
     return results
+
+
+def shortened(recipe: Recipe, iterations: int) -> list[str]:
+    """Overrides that share a total length among a recipe's train stages as the recipe does."""
+    lengths = trained(recipe)
+    whole = sum(lengths.values())
+    return [
+        f"stages.{name}.iterations={max(1, round(iterations * length / whole))}"
+        for name, length in lengths.items()
+    ]
+
+
+def trained(recipe: Recipe) -> dict[str, int]:
+    """Iterations of each stage that trains a segmenter."""
+    stages = {n: s for n, s in recipe.stages.items() if isinstance(s, TrainStage)}
+    return {name: stage.iterations for name, stage in stages.items() if trains_segmenter(stage)}
+
+
+def trains_segmenter(stage: TrainStage) -> bool:
+    """Whether a stage trains a segmenter, and not what translates images alone."""
+    segmenter = stage.networks.get("segmenter")
+    return segmenter is not None and segmenter.optimiser is not None
 
 
 def make_worlds(root: Path, console: Console | None) -> None:
@@ -84,41 +127,38 @@ def make_worlds(root: Path, console: Console | None) -> None:
 
 def make_page(
     path: Path,
+    system: str,
     recipe: Recipe,
     table: Table,
     folders: Mapping[str, Path],
     seeds: int,
 ) -> None:
     """Writes the page: what was run, the table, curves, and panels of the first seed's models."""
-    train, evaluate = recipe.stages["train"], recipe.stages["evaluate"]
-    assert isinstance(train, TrainStage)
+    evaluate = recipe.stages["evaluate"]
     assert isinstance(evaluate, EvaluateStage)
+    lengths = trained(recipe)
+    batch = next(s.batch_size for s in recipe.stages.values() if isinstance(s, TrainStage))
     space = recipe.classes()
     occurring = {line.name for line in table.lines if not line.cells[0].absent}
-    trained = ", ".join(f"{minutes_of(of):.1f} minutes ({name})" for name, of in folders.items())
+    minutes = ", ".join(f"{minutes_of(of):.1f} minutes ({name})" for name, of in folders.items())
     facts = {
-        "recipes": ", ".join(METHODS.values()),
-        "training": f"{train.iterations} iterations of {train.batch_size} images",
+        "recipes": f"source-only-demo, {system}-demo",
+        "training": f"{sum(lengths.values())} iterations of {batch} images, each; {system}: "
+        + ", ".join(f"{length} ({name})" for name, length in lengths.items()),
         "seeds": ", ".join(str(seed) for seed in range(seeds)),
         "checkpoint": "the last; nothing was chosen by target labels",
         "data": f"{SOURCE_IMAGES} labelled source, {TARGET_IMAGES} unlabelled target and "
         f"{VALIDATION_IMAGES} validation images, drawn by Segue",
         "versions": versions(),
-        "time": f"{trained} of training per seed on {available_cores()} cores",
+        "time": f"{minutes} of training per seed on {available_cores()} cores",
     }
-    curves = {
-        method: [
-            (row["iteration"], row["loss/segmentation"])
-            for row in read_rows(folder / "train" / "metrics.jsonl")
-        ]
-        for method, folder in folders.items()
-    }
+    curves = {method: curve(folder) for method, folder in folders.items()}
     write_page(
         path,
         title="Segue demo: a street world adapted to another",
         lead="A small network learns to label streets in one drawn world and is used in another "
-        "that looks different and is seen from another height. Local alignment trains it with the "
-        "other world's images too, without their labels.",
+        f"that looks different and is seen from another height. With {system.replace('-', ' ')} it "
+        f"is trained with the other world's images too, without their labels: {SYSTEMS[system]}.",
         table=table,
         panels=panels(recipe, evaluate, folders),
         legend=[
@@ -136,12 +176,27 @@ def make_page(
     )
 
 
+def curve(work_dir: Path) -> list[tuple[float, float]]:
+    """The source's cross-entropy over the iterations of all stages, one after the other."""
+    points: list[tuple[float, float]] = []
+    before = 0
+    for name, length in trained(recipe_of(work_dir)).items():
+        points += [
+            (before + row["iteration"], row["loss/segmentation"])
+            for row in read_rows(work_dir / name / "metrics.jsonl")
+        ]
+        before += length
+    return points
+
+
 def minutes_of(work_dir: Path) -> float:
     """How long training took, from the rates that it left."""
-    seconds, before = 0.0, 0.0
-    for row in read_rows(work_dir / "train" / "timing.jsonl"):
-        seconds += (row["iteration"] - before) / row["iterations_per_second"]
-        before = row["iteration"]
+    seconds = 0.0
+    for name in trained(recipe_of(work_dir)):
+        before = 0.0
+        for row in read_rows(work_dir / name / "timing.jsonl"):
+            seconds += (row["iteration"] - before) / row["iterations_per_second"]
+            before = row["iteration"]
     return seconds / 60
 
 
@@ -157,7 +212,7 @@ def panels(recipe: Recipe, stage: EvaluateStage, folders: Mapping[str, Path]) ->
             "image": image,
             "ground truth": space.colour(dataset.label(index)),
         }
-        for method, trained in models.items():
-            pictures[method] = space.colour(trained.predict(image))
+        for method, model_of in models.items():
+            pictures[method] = space.colour(model_of.predict(image))
         shown.append(Panel(dataset.items[index].image.stem, pictures))
     return shown

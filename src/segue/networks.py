@@ -12,10 +12,27 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from segue.errors import SegueError
 from segue.models import MODELS
+from segue.models.centres import centres
+from segue.models.conditional_discriminator import conditional_discriminator
 from segue.models.discriminator import discriminator
+from segue.models.generator import generator
+from segue.models.grouping import dff_grouping, grouping, k_means_grouping
+from segue.models.patch_discriminator import patch_discriminator
 from segue.models.segmenter import Segmenter
+from segue.models.style_discriminator import style_discriminator
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {**MODELS, "discriminator": discriminator}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    **MODELS,
+    "discriminator": discriminator,
+    "conditional_discriminator": conditional_discriminator,
+    "style_discriminator": style_discriminator,
+    "grouping": grouping,
+    "k_means_grouping": k_means_grouping,
+    "dff_grouping": dff_grouping,
+    "centres": centres,
+    "generator": generator,
+    "patch_discriminator": patch_discriminator,
+}
 
 Schedule = Callable[[int], float]
 
@@ -190,4 +207,31 @@ def constant(iterations: int) -> Schedule:  # noqa: ARG001 - schedules share one
     return lambda _: 1.0
 
 
-SCHEDULES: dict[str, Callable[..., Schedule]] = {"poly": poly, "constant": constant}
+def step(iterations: int, *, every: int, factor: float = 0.1) -> Schedule:  # noqa: ARG001
+    """Times `factor` after each `every` iterations.
+
+    Example:
+        >>> round(step(100, every=30)(60), 4)
+        0.01
+    """
+    return lambda iteration: float(factor ** (iteration // every))
+
+
+def linear(iterations: int, *, hold: float = 0.5) -> Schedule:
+    """The full rate for a share `hold` of the stage, then in a straight line to 0, as CycleGAN.
+
+    Example:
+        >>> linear(100)(25), linear(100)(75)
+        (1.0, 0.5)
+    """
+    held = hold * iterations
+    rest = max(iterations - held, 1)
+    return lambda iteration: float(min(1.0, max((iterations - iteration) / rest, 0.0)))
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "poly": poly,
+    "constant": constant,
+    "step": step,
+    "linear": linear,
+}

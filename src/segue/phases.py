@@ -17,7 +17,8 @@ class Term(Protocol):
     """One idea of a loss: a function of the step.
 
     `views` are the views whose graph it needs at once; terms that share one run in one group.
-    `trains` are the networks that it is meant to train.
+    `trains` are the networks that it is meant to train. A term that reads features of a prediction
+    which another objective made has besides `features`, their names: they are kept for it.
     """
 
     @property
@@ -84,6 +85,12 @@ class Phase:
     def trains(self) -> tuple[str, ...]:
         """Every network that the phase updates."""
         return tuple(dict.fromkeys(name for one in self.objectives for name in one.trains))
+
+    @property
+    def features(self) -> frozenset[str]:
+        """Features of predictions that some term reads after the objective that made them."""
+        terms = (weighted.term for one in self.objectives for weighted in one.terms)
+        return frozenset(name for term in terms for name in getattr(term, "features", ()))
 
 
 def usual_phases(terms: Sequence[Weighted], views: Mapping[str, View]) -> list[Phase]:

@@ -1,10 +1,10 @@
-"""Recipe files: YAML, `base`, `like` and `key=value` in, one plain mapping of settings out."""
+"""Recipe files: YAML, `base` and `key=value` in, one plain mapping of settings out."""
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import yaml
 
 from segue.errors import SegueError
 from segue.losses import LOSS_NETWORKS
+from segue.recipe_stages import expand_like, expand_rounds
 from segue.tables import suggestion
 
 
@@ -51,8 +52,15 @@ def shipped() -> list[str]:
     return sorted(name.stem for name in names if name.suffix == ".yaml" and name.stem[0] != "_")
 
 
-def resolve(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def resolve(
+    name: str | Path, overrides: Sequence[str] = (), *, below: Sequence[str] = ()
+) -> dict[str, Any]:
     """The settings of a recipe with everything laid over them that it and the user say.
+
+    Args:
+        name: of a shipped recipe, or the path of a file.
+        overrides: `key=value`, one laid over the other.
+        below: recipes that it is laid over, as if its `base` named them first.
 
     Raises:
         SegueError: there is no such recipe, it is not YAML, or it extends what is not there.
@@ -61,14 +69,31 @@ def resolve(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         >>> sorted(resolve("source-only-demo", ["seed=3"]))[:3]
         ['data', 'label_space', 'name']
     """
-    settings = _read(str(name), ())
+    settings: dict[str, Any] = {}
+    for one in (*below, str(name)):
+        settings = merge(settings, _read(one, ()))
+    usual = _brought_anywhere(settings)
     for override in overrides:
         settings = merge(settings, _nested(override))
     settings.pop("base", None)
     settings.setdefault("name", Path(name).stem)
-    _expand_like(settings)
-    _bring_networks(settings)
+    _expand(settings)
+    _bring_networks(settings, usual)
     return settings
+
+
+def _expand(settings: dict[str, Any]) -> None:
+    expand_rounds(settings, merge)
+    expand_like(settings, merge, _forget_unbrought)
+
+
+def _brought_anywhere(settings: Mapping[str, Any]) -> set[str]:
+    """Names of the networks that losses of a recipe bring before it is overridden."""
+    whole = copy.deepcopy(dict(settings))
+    _expand(whole)
+    stages = whole.get("stages")
+    found = stages.values() if isinstance(stages, dict) else ()
+    return {name for stage in found if isinstance(stage, dict) for name in _brought(stage)}
 
 
 def _read(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
@@ -95,15 +120,15 @@ def _read(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
         raise SegueError(f"line {line}: {problem}", where=name, fix="mend the YAML") from None
     if not isinstance(settings, dict):
         raise SegueError("is not a mapping of keys", where=name, fix="see docs/recipes.md")
-    base = settings.get("base")
-    if base is None:
-        return settings
-    if str(base).endswith((".yaml", ".yml")):
-        base = str((Path(name).parent / str(base)).resolve())
-    below = _read(str(base), (*seen, name))
-    # What was reported for that recipe was not reported for this one.
-    below.pop("paper", None)
-    return merge(below, settings)
+    bases = settings.get("base")
+    whole: dict[str, Any] = {}
+    for base in bases if isinstance(bases, list) else [bases] if bases is not None else []:
+        if str(base).endswith((".yaml", ".yml")):
+            base = str((Path(name).parent / str(base)).resolve())
+        whole = merge(whole, _read(str(base), (*seen, name)))
+    # What was reported for those recipes was not reported for this one.
+    whole.pop("paper", None)
+    return merge(whole, settings)
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,23 +170,6 @@ def _nested(override: str) -> dict[str, Any]:
     return value
 
 
-def _expand_like(settings: dict[str, Any]) -> None:
-    """Lays a stage with `like: OTHER` over that other, earlier stage."""
-    stages = settings.get("stages")
-    if not isinstance(stages, dict):
-        return
-    for name, stage in stages.items():
-        other = stage.get("like") if isinstance(stage, dict) else None
-        if other is None:
-            continue
-        earlier = list(stages)[: list(stages).index(name)]
-        refuse_unknown(str(other), earlier, f"stages.{name}.like", "earlier stage")
-        if isinstance(stages[other], dict):
-            own = {key: value for key, value in stage.items() if key != "like"}
-            stages[name] = merge(stages[other], own)
-            _forget_unbrought(stages[name], own)
-
-
 def _forget_unbrought(stage: dict[str, Any], own: Mapping[str, Any]) -> None:
     """Drops what the other stage said of networks whose loss this stage has not."""
     networks = stage.get("networks")
@@ -173,17 +181,26 @@ def _forget_unbrought(stage: dict[str, Any], own: Mapping[str, Any]) -> None:
             del networks[name]
 
 
-def _bring_networks(settings: dict[str, Any]) -> None:
-    """Adds, below what the recipe says, the networks that its losses bring along."""
+def _bring_networks(settings: dict[str, Any], usual: Collection[str]) -> None:
+    """Adds, below what the recipe says, the networks that its losses bring along.
+
+    What it says of one among the `usual` whose loss was overridden away goes with the loss.
+    """
     stages = settings.get("stages")
     for stage in stages.values() if isinstance(stages, dict) else ():
         if not isinstance(stage, dict) or not isinstance(stage.get("terms"), dict):
             continue
         networks = stage.setdefault("networks", {})
-        for name, network in _brought(stage).items() if isinstance(networks, dict) else ():
+        if not isinstance(networks, dict):
+            continue
+        brought = _brought(stage)
+        for name, network in brought.items():
             described = networks.get(name) or {}
             if isinstance(described, dict):
                 networks[name] = merge(network, described)
+        for name in [one for one in networks if one in usual and one not in brought]:
+            if isinstance(networks[name], dict) and "kind" not in networks[name]:
+                del networks[name]
 
 
 def _brought(stage: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -195,15 +212,3 @@ def _brought(stage: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         bring = LOSS_NETWORKS.get(kind) if isinstance(kind, str) else None
         found |= bring(term) if bring else {}
     return found
-
-
-def refuse_unknown(
-    name: str, known: Sequence[str] | Mapping[str, Any], where: str, what: str
-) -> None:
-    """Refuses a name that is not among those known.
-
-    Raises:
-        SegueError: with the nearest of what there is.
-    """
-    if name not in known:
-        raise SegueError(f"no {what} is called {name!r}", where=where, fix=suggestion(name, known))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from segue.stages import STAGES
 
 DONE = "done.json"
 SETTINGS = "settings.json"
+SECONDS = "seconds.json"
 _VERSIONS = (
     "segue",
     "torch",
@@ -63,8 +65,11 @@ def run(
         stage, told = recipe.stages[name], {"fingerprint": recipe.fingerprint(name)}
         if world.leads:
             write_json(folder / name / SETTINGS, told)
+        begun = time.monotonic()
         STAGES[stage.kind](recipe, name, stage, folder, world=world, console=console)
         if world.leads:
+            # Apart from all else, since it is no two times the same.
+            write_json(folder / name / SECONDS, {"seconds": time.monotonic() - begun})
             write_json(folder / name / DONE, told)
         distributed.meet(world)
     distributed.leave()

@@ -95,12 +95,20 @@ def show_parts(what: str | None, console: Console) -> None:
     from segue.datasets import DATASETS
     from segue.losses import LOSSES
     from segue.models import MODELS
+    from segue.pseudo_labels import RULES
+    from segue.stages import STAGES
+    from segue.translation import TRANSLATIONS
+    from segue.views import VIEWS
 
     listed: dict[str, Callable[[], Mapping[str, str]]] = {
         "recipes": lambda: {name: load(name).title for name in shipped()},
         "losses": lambda: sentences(LOSSES),
         "datasets": lambda: sentences(DATASETS),
         "models": lambda: sentences(MODELS),
+        "stages": lambda: sentences(STAGES),
+        "views": lambda: sentences(VIEWS),
+        "translations": lambda: sentences(TRANSLATIONS),
+        "rules": lambda: sentences(RULES),
     }
     chosen = listed if what is None else {what: choose(listed, what, where="list", what="list")}
     for title, parts in chosen.items():

@@ -78,7 +78,7 @@ class Prediction:
     def feature(self, name: str) -> Tensor:
         """[B, D, h, w], an encoder stage (`layer1` to `layer4`) or `penultimate`."""
         if ("feature", name) not in self._known and name not in self._output.features:
-            fix = "ask for it in the objective that runs the network, or name another"
+            fix = "name another, or list it in the term's `features`"
             there = ", ".join(self._output.features) or "none is kept beyond its objective"
             raise SegueError(f"no feature is called {name!r} (there: {there})", fix=fix)
         return self._once("feature", name, lambda: self._output.features[name])
@@ -97,10 +97,11 @@ class Prediction:
         """Softmax of the upsampled logits, [B, C, H, W]."""
         return self._once("probabilities", head, lambda: self.log_probabilities(head).exp())
 
-    def detached(self) -> Prediction:
-        """The same without its graph; of the features, those that were asked for."""
+    def detached(self, keep: Collection[str] = ()) -> Prediction:
+        """The same without its graph; of the features, those asked for and those to `keep`."""
         logits = {head: value.detach() for head, value in self._output.logits.items()}
-        kept = Prediction(Output(logits, {}), self._upsample, self.size)
+        features = {name: x.detach() for name, x in self._output.features.items() if name in keep}
+        kept = Prediction(Output(logits, features), self._upsample, self.size)
         kept._known = {key: value.detach() for key, value in self._known.items()}
         return kept
 
@@ -122,6 +123,7 @@ class Step:
         iteration: which iteration this is; with `seed` and `slot` it decides every random choice.
         seed: the seed of the run.
         slot: position of the first image of this micro batch in the joint batch of all processes.
+        keep: features of predictions that are kept when their graph is freed, for later terms.
 
     Example:
         >>> step = Step({"source": Batch(torch.zeros(2, 3, 4, 4))}, {}, iteration=7, seed=1)
@@ -141,8 +143,9 @@ class Step:
         views: Mapping[str, View] | None = None,
         seed: int = 0,
         slot: int = 0,
+        keep: Collection[str] = (),
     ) -> None:
-        self.iteration, self.seed, self.slot = iteration, seed, slot
+        self.iteration, self.seed, self.slot, self._keep = iteration, seed, slot, keep
         self.recorded: dict[str, Tensor] = {}
         self._batches, self._networks, self._views = batches, networks, views or {}
         self._known: dict[Hashable, _Known] = {}
@@ -248,12 +251,12 @@ class Step:
         self._trained = frozenset(trained)
         self.changed(trained)
         for known in self._known.values():
-            known.value, known.spent = detached(known.value), False
+            known.value, known.spent = detached(known.value, self._keep), False
 
     def free(self) -> None:
         """Lets go of every graph after a backward pass; the values stay."""
         for known in self._known.values():
-            known.value, known.spent = detached(known.value), True
+            known.value, known.spent = detached(known.value, self._keep), True
 
     def changed(self, networks: Collection[str]) -> None:
         """Forgets what depends on networks that were updated."""
@@ -262,19 +265,19 @@ class Step:
             del self._known[key]
 
 
-def detached(value: T) -> T:
+def detached(value: T, keep: Collection[str] = ()) -> T:
     """The same value without its graph: tensors, predictions, batches and containers of them."""
     match value:
         case Tensor():
             return cast(T, value.detach())
         case Prediction():
-            return cast(T, value.detached())
+            return cast(T, value.detached(keep))
         case Batch():
             return cast(T, replace(value, image=value.image.detach()))
         case dict():
-            return cast(T, {key: detached(item) for key, item in value.items()})
+            return cast(T, {key: detached(item, keep) for key, item in value.items()})
         case tuple() if hasattr(value, "_fields"):
-            return cast(T, type(value)(*(detached(item) for item in value)))
+            return cast(T, type(value)(*(detached(item, keep) for item in value)))
         case list() | tuple():
-            return cast(T, type(value)(detached(item) for item in value))
+            return cast(T, type(value)(detached(item, keep) for item in value))
     return value

@@ -1,4 +1,4 @@
-"""`segue sweep`: a recipe once per value of some settings, compared in one table."""
+"""`segue sweep`: a recipe once per value of some settings, or per row of a paper's table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import itertools
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,31 @@ from rich.console import Console
 from rich.table import Table
 
 from segue.checkpoint import write_whole
-from segue.recipe import Recipe, load
+from segue.recipe import Ablation, Recipe, load
 from segue.running import run
 from segue.showing import evaluations
+from segue.tables import choose
 
 FILE = "sweep.csv"
 
 
 @dataclass(frozen=True)
 class Point:
-    """One choice of the settings that vary.
+    """One choice of the settings that vary, or one row of a paper's table.
 
     Args:
         choice: value by key.
+        settings: `key=value` that make it.
+        below: recipes that it is laid over.
+        reported: what a paper reports for it, in per cent; None where nothing.
         miou: one per seed, 0 to 1, of the headline protocol.
     """
 
     choice: dict[str, Any]
-    miou: list[float]
+    settings: list[str]
+    below: list[str] = field(default_factory=list)
+    reported: float | None = None
+    miou: list[float] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -47,44 +54,84 @@ def sweep(
     name: str,
     settings: Sequence[str],
     *,
+    ablation: str | None = None,
     seeds: int = 1,
     work_dir: Path | None = None,
     console: Console | None = None,
 ) -> list[Point]:
-    """Runs every combination with every seed; finished ones are not run again.
+    """Runs every combination, or every row of an ablation, with every seed, each only once.
 
     Args:
         name: the recipe.
         settings: `key=value`, where a list tries each of its values. A setting that is itself a
             list, as an image size, is written as a list of lists.
+        ablation: one of the recipe's, whose rows are run with these settings laid over them.
         seeds: 0 to `seeds` - 1 for each combination.
-        work_dir: a folder for each run, and `sweep.csv`.
+        work_dir: a folder for each run, `sweep.csv` and `sweep.md`.
         console: where progress and the table are shown.
 
     Raises:
         SegueError: a setting will not do; all are checked before the first run.
     """
-    folder = work_dir or Path("runs") / f"sweep-{Path(name).stem}"
+    recipe = load(name)
+    title = f"-{ablation}" if ablation else ""
+    folder = work_dir or Path("runs") / f"sweep-{Path(name).stem}{title}"
+    points = combined(settings)
+    header = ""
+    if ablation is not None:
+        points = rows_of(recipe, ablation, settings)
+        header = reported_for(recipe, recipe.ablations[ablation])
     runs = [
-        (choice, seed, load(name, [*as_overrides(choice), f"seed={seed}"]))
-        for choice in combinations(settings)
+        (point, folder / (label(point.choice) or "run") / f"seed_{seed}",
+         load(name, [*point.settings, f"seed={seed}"], below=point.below))
+        for point in points
         for seed in range(seeds)
-    ]
-    varying = varied(settings)
-    points: list[Point] = []
+    ]  # fmt: skip
     protocol = ""
-    for choice, seed, recipe in runs:
-        shown = {key: choice[key] for key in varying}
-        where = folder / (label(shown) or "run") / f"seed_{seed}"
-        protocol, score = _score(recipe, where, console)
-        if seed == 0:
-            points.append(Point(shown, []))
-        points[-1].miou.append(score)
+    for point, where, one in runs:
+        protocol, score = _score(one, where, console)
+        point.miou.append(score)
     _write(points, folder / FILE)
+    table = _table(points, protocol, header)
+    write_whole(folder / "sweep.md", lambda file: file.write(_markdown(table).encode()))
     if console is not None:
-        console.print(_table(points, varying, protocol))
+        console.print(_shown(table))
         console.print(str(folder / FILE), style="dim")
     return points
+
+
+def rows_of(recipe: Recipe, ablation: str, settings: Sequence[str]) -> list[Point]:
+    """The rows of one of a recipe's ablations, as in the paper."""
+    chosen = choose(recipe.ablations, ablation, where=recipe.name, what="ablation")
+    return [
+        Point(
+            {"row": row},
+            [*one.settings, *settings],
+            one.below,
+            next(iter(one.reported.values()), None),
+        )
+        for row, one in chosen.rows.items()
+    ]
+
+
+def reported_for(recipe: Recipe, ablation: Ablation) -> str:
+    """The heading of a paper's figures, which names their recipe where it is another."""
+    protocols = {name for row in ablation.rows.values() for name in row.reported}
+    if not protocols:
+        return ""
+    protocol = next(iter(protocols))
+    same = recipe.name == ablation.of and protocol == recipe.shown_protocols()[0]
+    own = f"reported, {ablation.where}"
+    return own if same else f"{own}, for {ablation.of} (protocol {protocol})"
+
+
+def combined(settings: Sequence[str]) -> list[Point]:
+    """A point for every combination of values, told by the keys that vary."""
+    varying = varied(settings)
+    return [
+        Point({key: choice[key] for key in varying}, as_overrides(choice))
+        for choice in combinations(settings)
+    ]
 
 
 def combinations(settings: Sequence[str]) -> list[dict[str, Any]]:
@@ -140,11 +187,26 @@ def _write(points: Sequence[Point], path: Path) -> None:
     write_whole(path, lambda file: file.write(text.getvalue().encode()))
 
 
-def _table(points: Sequence[Point], varying: Sequence[str], protocol: str) -> Table:
-    table = Table(box=None)
-    for key in varying:
-        table.add_column(key.removeprefix("stages."), overflow="fold")
-    table.add_column(f"mIoU (protocol {protocol})", justify="right")
+def _table(points: Sequence[Point], protocol: str, header: str) -> list[list[str]]:
+    """Header and lines; the paper's own figures stand in the last column."""
+    keys = [key.removeprefix("stages.") for key in points[0].choice]
+    lines = [[*keys, f"mIoU (protocol {protocol})", *([header] if header else [])]]
     for point in points:
-        table.add_row(*(str(value) for value in point.choice.values()), point.text)
+        told = [] if not header else ["" if point.reported is None else f"{point.reported:g}"]
+        lines.append([*(str(value) for value in point.choice.values()), point.text, *told])
+    return lines
+
+
+def _shown(lines: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None)
+    for key in lines[0]:
+        numbers = key.startswith(("mIoU", "reported"))
+        table.add_column(key, overflow="fold", justify="right" if numbers else "left")
+    for line in lines[1:]:
+        table.add_row(*line)
     return table
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    whole = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return "".join(f"| {' | '.join(line)} |\n" for line in whole)

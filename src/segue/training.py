@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from segue.tracking import Tracker
 Draw = Callable[[int, int], Iterator[list[dict[str, Batch]]]]
 
 
+@runtime_checkable
 class Follower(Protocol):
     """State that follows training: an averaged teacher, an image pool, running statistics."""
 
@@ -73,6 +74,11 @@ class Training:
     def examines(self, iteration: int) -> bool:
         """Whether this iteration measures how hard each term pulls."""
         return self.examine_every is not None and (iteration + 1) % self.examine_every == 0
+
+    @property
+    def features(self) -> frozenset[str]:
+        """Features of predictions that some term reads after the objective that made them."""
+        return frozenset(name for phase in self.phases for name in phase.features)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of networks, optimisers and followers."""
@@ -139,7 +145,7 @@ def begin(training: Training, iteration: int, micro_batches: list[dict[str, Batc
         slot = (micro * world.size + world.rank) * size
         steps.append(
             Step(moved, training.networks, iteration=iteration, views=training.views,
-                 seed=training.seed, slot=slot)
+                 seed=training.seed, slot=slot, keep=training.features)
         )  # fmt: skip
     return steps
 

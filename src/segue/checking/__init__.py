@@ -10,12 +10,19 @@ from rich.console import Console
 from segue import distributed
 from segue.checking.data import Use, check_data, uses_of
 from segue.checking.report import Report
-from segue.checking.stages import check_evaluate, check_train
+from segue.checking.stages import check_evaluate, check_models, check_train, describe
 from segue.datasets.inspection import Inspection
 from segue.distributed import World
 from segue.errors import SegueError
 from segue.networks import Networks
-from segue.recipe import Recipe, TrainStage
+from segue.recipe import (
+    CentresStage,
+    EvaluateStage,
+    GroupsStage,
+    PseudoLabelStage,
+    Recipe,
+    TrainStage,
+)
 
 __all__ = ["Report", "check"]
 
@@ -43,8 +50,14 @@ def check(recipe: Recipe, *, sample: int | None = None, console: Console | None 
     for name, stage in recipe.stages.items():
         if isinstance(stage, TrainStage):
             trained[name] = check_train(recipe, name, stage, trained, lengths, world, report)
-        else:
+        elif isinstance(stage, EvaluateStage | PseudoLabelStage):
+            check_models(recipe, name, stage.models, report)
+        elif isinstance(stage, CentresStage | GroupsStage):
+            check_models(recipe, name, [stage.model], report)
+        if isinstance(stage, EvaluateStage):
             check_evaluate(name, stage, trained, report)
+        elif not isinstance(stage, TrainStage):
+            describe(name, stage, report)
     _check_protocols(recipe, found, report)
     # What several stages share is one thing to mend.
     report.problems = list(dict.fromkeys(report.problems))

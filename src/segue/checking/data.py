@@ -12,7 +12,16 @@ from segue.checking.report import Report, share, told
 from segue.datasets import Dataset
 from segue.datasets.inspection import Inspection, inspect
 from segue.errors import SegueError
-from segue.recipe import EvaluateStage, Recipe
+from segue.recipe import (
+    CentresStage,
+    EvaluateStage,
+    GroupsStage,
+    PseudoLabelStage,
+    Recipe,
+    TrainStage,
+    TranslateStage,
+)
+from segue.stage_settings import Stage
 from segue.tracking import Meter
 
 STRETCH = 0.05  # change of the aspect ratio that is worth a warning
@@ -39,14 +48,37 @@ def uses_of(recipe: Recipe) -> dict[Use, list[str]]:
     """Every way in which the stages read datasets, with who does."""
     uses: dict[Use, list[str]] = {}
     for name, stage in recipe.stages.items():
-        if isinstance(stage, EvaluateStage):
-            uses.setdefault(Use(stage.data, True, stage.size, True), []).append(name)
-            continue
-        for role, settings in (("source", stage.source), ("target", stage.target)):
-            if settings is not None:
-                use = Use(settings.data, role == "source", settings.size, False)
-                uses.setdefault(use, []).append(f"{role} of {name}")
+        for role, use in _uses(recipe, stage):
+            uses.setdefault(use, []).append(f"{role} of {name}" if role else name)
     return uses
+
+
+def _uses(recipe: Recipe, stage: Stage) -> Iterator[tuple[str, Use]]:
+    """A stage's ways of reading the recipe's own datasets, by what it reads them for."""
+    match stage:
+        case EvaluateStage():
+            yield "", Use(_origin(recipe, stage.data), True, stage.size, True)
+        case TranslateStage():
+            yield "images", Use(_origin(recipe, stage.data), False, stage.size, False)
+            yield "style", Use(_origin(recipe, stage.towards), False, stage.size, False)
+        case PseudoLabelStage():
+            yield "images", Use(_origin(recipe, stage.data), False, stage.size, False)
+            if stage.measure_on is not None:
+                yield "measure", Use(_origin(recipe, stage.measure_on), True, stage.size, False)
+        case TrainStage() | CentresStage() | GroupsStage():
+            source = stage.source
+            yield "source", Use(_origin(recipe, source.data), True, source.size, False)
+            if stage.target is not None:
+                target = stage.target
+                yield "target", Use(_origin(recipe, target.data), False, target.size, False)
+
+
+def _origin(recipe: Recipe, name: str) -> str:
+    """The recipe's own dataset that a name stands for, also where a stage makes another of it."""
+    stage = recipe.stages.get(name)
+    if isinstance(stage, TranslateStage | PseudoLabelStage):
+        return _origin(recipe, stage.data)
+    return name
 
 
 def check_data(

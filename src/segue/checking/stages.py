@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -17,10 +17,22 @@ from segue.datasets.augmentation import AUGMENTATIONS, augment
 from segue.distributed import World
 from segue.errors import SegueError
 from segue.models import Segmenter
+from segue.models.weights import load_weights
 from segue.networks import Network, Networks
-from segue.recipe import EvaluateStage, NetworkSettings, Recipe, Role, TrainStage
+from segue.recipe import (
+    CentresStage,
+    EvaluateStage,
+    GroupsStage,
+    NetworkSettings,
+    PseudoLabelStage,
+    Recipe,
+    Role,
+    TrainStage,
+    TranslateStage,
+)
+from segue.stage_settings import Made, Part
 from segue.stages import train
-from segue.step import Step
+from segue.step import Step, View
 from segue.tables import build, split_kind
 
 META = torch.device("meta")
@@ -58,12 +70,9 @@ def check_train(
             rows.append((key, _described(settings, network, weights)))
     report.sections.append((f"{where} (train)", tuple(rows)))
     networks = Networks(table)
-    if not isinstance(networks.get("segmenter"), Segmenter):
-        if "segmenter" not in stage.networks or "segmenter" in networks:
-            fix = "call the network that is trained and saved `segmenter`"
-            report.problems.append(str(SegueError("no segmenter", where=where, fix=fix)))
+    if len(table) < len(stage.networks):
         return networks
-    _check_load_from(stage, networks, trained, f"{where}.load_from", report)
+    _check_load_from(recipe, stage, networks, trained, where, report)
     for module in networks.values():
         module.to(META)
     _check_terms(recipe, stage, networks, where, report)
@@ -116,23 +125,41 @@ def _offline() -> Iterator[None]:
 
 
 def _check_load_from(
+    recipe: Recipe,
     stage: TrainStage,
     networks: Networks,
     trained: Mapping[str, Networks],
     where: str,
     report: Report,
 ) -> None:
-    if stage.load_from is None or stage.load_from not in trained:
-        try:
-            train.load_from(networks, stage, Path(), where=where)
-        except SegueError as error:
-            report.problems.append(told(where, error))
-        return
-    earlier = trained[stage.load_from].get("segmenter")
-    if earlier is not None and _shapes(earlier) != _shapes(networks["segmenter"]):
-        fix = "give both stages the same segmenter"
-        other = SegueError(f"stage {stage.load_from} trains another network", where=where, fix=fix)
-        report.problems.append(str(other))
+    """Whether what networks are filled from fits them, as far as it is there before a run."""
+    for name, settings in stage.networks.items():
+        if settings.load_from is None or name not in networks:
+            continue
+        place = f"{where}.networks.{name}.load_from"
+        earlier, _, other = settings.load_from.partition("/")
+        if earlier not in recipe.stages:
+            try:
+                path = train.weights_file(settings.load_from, name, Path(), where=place)
+                load_weights(networks[name], path, minimum=1.0)
+            except SegueError as error:
+                report.problems.append(told(place, error))
+            continue
+        # A stage that does not train leaves what a look at shapes cannot tell.
+        one: torch.nn.Module | None = networks[name]
+        left = recipe.stages[earlier]
+        kept: list[str] = []
+        if isinstance(left, TrainStage):
+            kept = [key for key, made in left.networks.items() if made.optimiser is not None]
+            one = trained[earlier].get(other or name) if (other or name) in kept else None
+        if one is None:
+            fix = f"it trains: {', '.join(kept)}"
+            absent = SegueError(f"stage {earlier} has no {other or name}", where=place, fix=fix)
+            report.problems.append(str(absent))
+        elif _shapes(one) != _shapes(networks[name]):
+            fix = "give both stages the same network"
+            differs = SegueError(f"stage {earlier} trains another network", where=place, fix=fix)
+            report.problems.append(str(differs))
 
 
 def _shapes(module: torch.nn.Module) -> dict[str, torch.Size]:
@@ -150,25 +177,39 @@ def _check_terms(
     try:
         terms = assembly.terms(stage.terms, where=f"{where}.terms")
         train.check_names(networks, train.terms_trained(terms), where=f"{where}.terms")
-        assembly.phases(terms, stage.phases, {}, where=f"{where}.phases")
+        views = assembly.views(stage.views, where=f"{where}.views")
+        assembly.phases(terms, stage.phases, views, where=f"{where}.phases")
     except SegueError as error:
         report.problems.append(str(error))
         return
     count, faults = stage.batch_size, dict[str, str]()
-    batches = {
+    labelled = {"source"}
+    if stage.target is not None and assembly.pseudo_labelled(recipe, stage.target.data):
+        labelled.add("target")
+    blank = {
         name: Batch(
-            torch.zeros(count, 3, *size, device=META),
-            torch.zeros(count, *size, dtype=torch.int64, device=META) if name == "source" else None,
+            torch.zeros(count, 3, *size),
+            torch.zeros(count, *size, dtype=torch.int64) if name in labelled else None,
         )
         for name, size in shapes.items()
     }
+    batches = {name: batch.to(META) for name, batch in _viewed(blank, views).items()}
     networks.train()
-    step = Step(batches, networks, iteration=0, seed=recipe.seed)
+    step = Step(batches, networks, iteration=0, views=views, seed=recipe.seed)
     for one in terms:
         fault = _fault(partial(one.term, step))
         if fault:  # a network that fails does so for every term
             faults.setdefault(fault, f"{where}.terms.{one.name.split('/')[0]}")
     report.problems += [told(place, fault) for fault, place in faults.items()]
+
+
+def _viewed(batches: dict[str, Batch], views: Mapping[str, View]) -> dict[str, Batch]:
+    """Batches with the views that no network makes: changes of images need values, not shapes."""
+    step, found = Step(batches, {}, iteration=0, views=views), dict(batches)
+    for name in views:
+        with suppress(KeyError):
+            found[name] = step.view(name)
+    return found
 
 
 def _fault(attempt: Callable[[], object]) -> str:
@@ -184,7 +225,12 @@ def _fault(attempt: Callable[[], object]) -> str:
         return ""  # an operation that has no rule for shapes alone
     except (RuntimeError, ValueError, AssertionError) as error:
         text = " ".join(str(error).split())
-        return "" if "meta" in text else f"does not run ({text}); try another `size`"
+        # Autocast, which some losses switch off, has no dtype for shapes alone.
+        return (
+            ""
+            if "meta" in text or "unsupported scalarType" in text
+            else f"does not run ({text}); try another `size`"
+        )
     return ""
 
 
@@ -214,6 +260,49 @@ def _shown_size(role: Role, batch_size: int, where: str, report: Report) -> tupl
     return sizes[0]
 
 
+def check_models(recipe: Recipe, name: str, models: Sequence[str], report: Report) -> None:
+    """Whether the stages that these models come from leave a segmenter."""
+    for model in models:
+        stage = recipe.stages[model]
+        assert isinstance(stage, TrainStage)
+        segmenter = stage.networks.get("segmenter")
+        # What is wrong with the stage itself is one thing to mend.
+        known = any(problem.startswith(f"stages.{model}.") for problem in report.problems)
+        if not known and (segmenter is None or segmenter.optimiser is None):
+            fix = "name a stage that does"
+            error = SegueError(
+                f"stage {model} trains no segmenter", where=f"stages.{name}", fix=fix
+            )
+            report.problems.append(str(error))
+
+
+def describe(name: str, stage: Made | CentresStage | GroupsStage, report: Report) -> None:
+    """Tells what a stage that neither trains nor scores makes of what."""
+    match stage:
+        case TranslateStage():
+            rows = [("writes", f"{stage.data} in the style of {stage.towards}, {_size(stage)}")]
+            rows.append(("by", _part(stage.by)))
+        case PseudoLabelStage():
+            rows = [("labels", f"{stage.data}, seen at {_size(stage)}")]
+            rows += [("models", " + ".join(stage.models)), ("rule", _part(stage.rule))]
+            if stage.measure_on is not None:
+                rows.append(("measured on", stage.measure_on))
+        case CentresStage():
+            rows = [("centres", f"of {stage.feature} by {stage.model}, view {stage.view}")]
+        case GroupsStage():
+            rows = [("groups", f"{stage.groups} by {_part(stage.by)}, as {stage.model} sees them")]
+    report.sections.append((f"stages.{name} ({stage.kind})", tuple(rows)))
+
+
+def _size(stage: Made) -> str:
+    return f"{stage.size[0]}x{stage.size[1]}"
+
+
+def _part(part: Part) -> str:
+    kind, rest = split_kind(part, where="")
+    return ", ".join((kind, *(f"{key} {value}" for key, value in rest.items())))
+
+
 def check_evaluate(
     name: str, stage: EvaluateStage, trained: Mapping[str, Networks], report: Report
 ) -> None:
@@ -222,6 +311,10 @@ def check_evaluate(
     for model in stage.models:
         segmenter = trained[model].get("segmenter")
         if not isinstance(segmenter, Segmenter):
+            if "segmenter" in trained[model]:
+                fix = "call the network that is trained and saved `segmenter`"
+                error = SegueError(f"stage {model} trains no segmenter", where=where, fix=fix)
+                report.problems.append(str(error))
             continue  # told where it should have been built
         for head in stage.heads:
             if head not in segmenter.heads:

@@ -104,7 +104,7 @@ def run(
     if not world.leads:
         return
     models = load_models(stage, work_dir, device=str(world.device))
-    dataset = assembly.dataset(recipe, stage.data, labels=True)
+    dataset = assembly.dataset(recipe, stage.data, labels=True, work_dir=work_dir)
     result = evaluate(models, dataset, recipe.shown_protocols(), console=console)
     (work_dir / name).mkdir(parents=True, exist_ok=True)
     result.save(work_dir / name / FILE)

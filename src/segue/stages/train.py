@@ -14,12 +14,14 @@ from segue.distributed import World
 from segue.errors import SegueError
 from segue.model import FILE, Model, files
 from segue.models import Segmenter
-from segue.models.weights import load_weights
+from segue.models.weights import load_weights, save_weights
 from segue.networks import Networks
 from segue.phases import Weighted
 from segue.recipe import Recipe, TrainStage
 from segue.tracking import Tracker
-from segue.training import Training, train
+from segue.training import Follower, Training, train
+
+NETWORKS = "networks"
 
 
 def run(
@@ -33,8 +35,8 @@ def run(
 ) -> None:
     """Trains what the stage describes, going on from its newest checkpoint.
 
-    Leaves `checkpoints/`, `metrics.jsonl`, `timing.jsonl`, `tensorboard/` and `model.safetensors`
-    in the stage's folder.
+    Leaves `checkpoints/`, `metrics.jsonl`, `timing.jsonl`, `tensorboard/`, `model.safetensors` (the
+    segmenter) and `networks/` (the other trained ones) in the stage's folder.
 
     Raises:
         SegueError: data or weights are not as they should be, or a number is not finite.
@@ -42,13 +44,14 @@ def run(
     folder = work_dir / name
     if world.leads:
         folder.mkdir(parents=True, exist_ok=True)
-    roles = assembly.readings(recipe, stage)
+    roles = assembly.readings(recipe, stage, work_dir)
+    seed = assembly.seed_of(recipe, name)
 
     def draw(first: int, stop: int) -> Iterator[list[dict[str, Batch]]]:
         return batches(
             roles,
             batch_size=stage.batch_size,
-            seed=recipe.seed,
+            seed=seed,
             start=first,
             stop=stop,
             accumulate=stage.accumulate,
@@ -58,17 +61,20 @@ def run(
         )
 
     networks = assembly.networks(recipe, name, stage)
-    load_from(networks, stage, work_dir, where=f"stages.{name}.load_from")
+    load_from(networks, stage, work_dir, where=f"stages.{name}.networks")
     for network in networks.values():
         network.to(world.device)
     terms = assembly.terms(stage.terms, where=f"stages.{name}.terms")
     check_names(networks, terms_trained(terms), where=f"stages.{name}.terms")
+    views = assembly.views(stage.views, where=f"stages.{name}.views")
     training = Training(
         networks,
-        assembly.phases(terms, stage.phases, {}, where=f"stages.{name}.phases"),
+        assembly.phases(terms, stage.phases, views, where=f"stages.{name}.phases"),
         stage.iterations,
         draw,
-        seed=recipe.seed,
+        views=views,
+        followers={key: view for key, view in views.items() if isinstance(view, Follower)},
+        seed=seed,
         precision=recipe.precision,
         world=world,
         examine_every=stage.log_every,
@@ -84,26 +90,46 @@ def run(
     tell(networks, console, world)
     train(training, tracker, folder / "checkpoints", checkpoint_every=stage.checkpoint_every)
     if world.leads:
-        save_model(recipe, stage, networks, folder / FILE)
+        save_networks(recipe, stage, networks, folder)
 
 
 def load_from(networks: Networks, stage: TrainStage, work_dir: Path, *, where: str) -> None:
-    """Fills the segmenter, weights only, from an earlier stage by name, a file or a work_dir.
+    """Fills networks, weights only, from earlier stages by name, files or work_dirs.
 
     Raises:
         SegueError: no such stage or file, weights of another network, or of several.
     """
-    if stage.load_from is None:
-        return
-    earlier, given = work_dir / stage.load_from / FILE, Path(stage.load_from)
-    if not earlier.is_file() and not given.exists():
-        fix = "name an earlier train stage, a weights file or a work_dir"
-        raise SegueError(f"nothing is called {stage.load_from}", where=where, fix=fix)
-    path, *others = [earlier] if earlier.is_file() else files(given)
+    for name, settings in stage.networks.items():
+        if settings.load_from is not None:
+            path = weights_file(
+                settings.load_from, name, work_dir, where=f"{where}.{name}.load_from"
+            )
+            load_weights(networks[name], path, minimum=1.0)
+
+
+def weights_file(source: str, network: str, work_dir: Path, *, where: str) -> Path:
+    """The file that `load_from` names: `STAGE`, `STAGE/NETWORK`, a file, or a run's work_dir.
+
+    Raises:
+        SegueError: there is none, or a work_dir holds several models.
+    """
+    stage, _, other = source.partition("/")
+    wanted = other or network
+    inside = FILE if wanted == "segmenter" else f"{NETWORKS}/{wanted}.safetensors"
+    left = work_dir / stage / inside
+    if left.is_file():
+        return left
+    given = Path(source)
+    if not given.exists():
+        fix = "name an earlier stage that leaves one, a weights file or a work_dir"
+        raise SegueError(f"{source} has no network {network!r}", where=where, fix=fix)
+    if given.is_file():
+        return given
+    path, *others = files(given)
     if others:
         fix = f"name one of its stages: {path.parent}"
-        raise SegueError(f"{stage.load_from} holds several models", where=where, fix=fix)
-    load_weights(networks["segmenter"], path, minimum=1.0)
+        raise SegueError(f"{source} holds several models", where=where, fix=fix)
+    return path
 
 
 def terms_trained(terms: list[Weighted]) -> set[str]:
@@ -130,11 +156,15 @@ def tell(networks: Networks, console: Console | None, world: World) -> None:
             console.print(f"[bold]{name}[/] {network.describe()}", highlight=False)
 
 
-def save_model(recipe: Recipe, stage: TrainStage, networks: Networks, path: Path) -> None:
-    """Writes the segmenter with all that is needed to use it."""
-    segmenter = networks["segmenter"]
-    assert isinstance(segmenter, Segmenter)
-    described = stage.networks["segmenter"]
-    settings = {"kind": described.kind, **described.arguments, "weights": None}
-    size = (stage.target or stage.source).size
-    Model(segmenter, recipe.classes(), size, settings, {"main": 1.0}).save(path)
+def save_networks(recipe: Recipe, stage: TrainStage, networks: Networks, folder: Path) -> None:
+    """Writes the trained segmenter with all that is needed to use it, and the other networks."""
+    for name, network in networks.items():
+        if networks.table[name].optimiser is None:
+            continue
+        if not isinstance(network, Segmenter):
+            save_weights(network, folder / NETWORKS / f"{name}.safetensors")
+            continue
+        described = stage.networks[name]
+        settings = {"kind": described.kind, **described.arguments, "weights": None}
+        size = (stage.target or stage.source).size
+        Model(network, recipe.classes(), size, settings, {"main": 1.0}).save(folder / FILE)

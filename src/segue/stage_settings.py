@@ -1,0 +1,185 @@
+"""What a stage of a recipe may say, by kind; a part says what its builder's signature allows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+Part = str | dict[str, Any]
+
+
+class Settings(BaseModel):
+    """A mapping with these keys and no others."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class Role(Settings):
+    """A dataset by name, the size (width, height) its images get, and what then happens to them."""
+
+    data: str
+    size: tuple[PositiveInt, PositiveInt]
+    augment: list[Part] = []
+    share: float = Field(default=1.0, gt=0, le=1)
+
+
+class NetworkSettings(BaseModel):
+    """A network: its kind with that kind's arguments, what fills and trains it, at what rates.
+
+    `load_from`, weights only: an earlier stage, `STAGE/NAME` for its network of another name, a
+    weights file, or for the segmenter the work_dir of a run.
+    """
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+    kind: str
+    load_from: str | None = None
+    optimiser: Part | None = None
+    schedule: Part = "poly"
+    clip: float | None = Field(default=None, gt=0)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What goes to the builder of its kind."""
+        return dict(self.model_extra or {})
+
+
+class ViewSettings(BaseModel):
+    """A view made from others: its kind with that kind's arguments."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+    kind: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What goes to the builder of its kind."""
+        return dict(self.model_extra or {})
+
+
+class TermSettings(BaseModel):
+    """A term of the loss: its kind with that kind's arguments, and its weight."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+    kind: str
+    weight: float = 1.0
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What goes to the builder of its kind."""
+        return dict(self.model_extra or {})
+
+
+class ObjectiveSettings(Settings):
+    """Terms by name and the networks that they train."""
+
+    trains: list[str]
+    terms: list[str]
+
+
+class PhaseSettings(Settings):
+    """Objectives that share an update, and how often in each iteration."""
+
+    objectives: list[ObjectiveSettings]
+    repeat: PositiveInt = 1
+
+
+class TrainStage(Settings):
+    """Trains networks on terms; leaves checkpoints, metrics and the segmenter's weights."""
+
+    kind: Literal["train"]
+    iterations: PositiveInt
+    batch_size: PositiveInt = 1
+    accumulate: PositiveInt = 1
+    source: Role
+    target: Role | None = None
+    views: dict[str, ViewSettings] = {}
+    networks: dict[str, NetworkSettings]
+    terms: dict[str, TermSettings]
+    phases: list[PhaseSettings] | None = None
+    checkpoint_every: PositiveInt = 5000
+    log_every: PositiveInt = 10
+
+
+class EvaluateStage(Settings):
+    """Scores what train stages left; several models are one, their probabilities averaged."""
+
+    kind: Literal["evaluate"]
+    data: str
+    size: tuple[PositiveInt, PositiveInt]
+    models: list[str]
+    heads: dict[str, float] = {"main": 1.0}
+
+
+class TranslateStage(Settings):
+    """Writes the images of a dataset in the style of another; the stage is then a dataset."""
+
+    kind: Literal["translate"]
+    data: str
+    towards: str
+    size: tuple[PositiveInt, PositiveInt]
+    by: Part = "photometric"
+
+
+class PseudoLabelStage(Settings):
+    """Labels a dataset by what earlier models say of it; the stage is then a dataset.
+
+    `measure_on` names a labelled dataset on which the settled rule is measured; it changes nothing.
+    """
+
+    kind: Literal["pseudo_label"]
+    data: str
+    size: tuple[PositiveInt, PositiveInt]
+    models: list[str]
+    rule: Part
+    measure_on: str | None = None
+    heads: dict[str, float] = {"main": 1.0}
+
+
+class CentresStage(Settings):
+    """Finds each class's mean feature over all source images by an earlier model."""
+
+    kind: Literal["centres"]
+    source: Role
+    target: Role | None = None
+    views: dict[str, ViewSettings] = {}
+    view: str = "source"
+    model: str
+    feature: str = "penultimate"
+
+
+class GroupsStage(Settings):
+    """Clusters what an earlier model says of both domains' pixels."""
+
+    kind: Literal["groups"]
+    source: Role
+    target: Role
+    model: str
+    by: Part = "k_means"
+    groups: PositiveInt = 8
+
+
+Drawn = TrainStage | CentresStage | GroupsStage
+Made = TranslateStage | PseudoLabelStage
+Stage = Annotated[Drawn | Made | EvaluateStage, Field(discriminator="kind")]
+
+
+class AblationRow(Settings):
+    """One row of a table of a paper: overrides of the recipe, and what was reported for it.
+
+    `below` names fragments that the recipe is laid over, where a row needs further stages.
+    """
+
+    settings: list[str] = []
+    below: list[str] = []
+    reported: dict[str, float] = {}
+
+
+class Ablation(Settings):
+    """A table or figure of a paper that `segue sweep --ablation` fills.
+
+    `where` names it in the paper, `of` the recipe for which its figures were reported.
+    """
+
+    where: str
+    of: str
+    rows: dict[str, AblationRow]
