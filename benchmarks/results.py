@@ -69,8 +69,8 @@ def overrides(pair: str, method: str, data: Path) -> list[str]:
     ceiling = load("ceiling-carla").data["validation"]
     half = {**ceiling, "root": str(camvid)}
     models = scored(load(f"{method}-{pair}"))
-    stage = {"kind": "evaluate", "data": "half", "size": [256, 192], "models": models}
-    return [*shared, f"data.half={json.dumps(half)}", f"stages.half={json.dumps(stage)}"]
+    stage = {"kind": "evaluate", "data": "second_half", "size": [256, 192], "models": models}
+    return [*shared, f"data.second_half={json.dumps(half)}", f"stages.half={json.dumps(stage)}"]
 
 
 def scored(recipe: Recipe) -> list[str]:
@@ -124,9 +124,16 @@ def results(pair: str, method: str, runs: Path, seeds: int, stage: str) -> list[
     ]
 
 
+def finished(pair: str, method: str, runs: Path, seeds: int) -> bool:
+    """Whether every seed of a row is there."""
+    folders = [folder_of(pair, method, seed, runs) for seed in range(seeds)]
+    return all((folder / "evaluate" / "evaluation.json").is_file() for folder in folders)
+
+
 def section(pair: str, methods: Sequence[str], runs: Path, seeds: int) -> str:
     """The tables of a pair in Markdown."""
-    rows = [method for method in methods if method != "ceiling"]
+    done = [method for method in methods if finished(pair, method, runs, seeds)]
+    rows = [method for method in done if method != "ceiling"]
     found = {method: results(pair, method, runs, seeds, "evaluate") for method in rows}
     text = [
         summary(pair, found, runs, seeds),
@@ -135,7 +142,7 @@ def section(pair: str, methods: Sequence[str], runs: Path, seeds: int) -> str:
         signs(pair, rows, runs, seeds),
         pseudo_labels(pair, rows, runs, seeds),
     ]
-    if "ceiling" in methods:
+    if "ceiling" in done:
         half = {method: results(pair, method, runs, seeds, "half") for method in rows}
         half["ceiling"] = results(pair, "ceiling", runs, seeds, "evaluate")
         told = "On the second half of CamVid val alone, beside the ceiling, IoU in %:\n"
@@ -221,6 +228,12 @@ def signs(pair: str, methods: Sequence[str], runs: Path, seeds: int) -> str:
             for name, value in means.items()
             if name.startswith("pull/") and name != "pull/segmentation" and own
         ]
+        whole = means["gradient_norm/segmenter"]
+        pulls += [
+            f"{name.removeprefix('gradient/')} {100 * value / whole:.0f} \\*"
+            for name, value in means.items()
+            if name.startswith("gradient/")
+        ]
         right = [
             f"{name.removeprefix('accuracy/')} {100 * value:.0f}"
             for name, value in means.items()
@@ -254,7 +267,7 @@ def pseudo_labels(pair: str, methods: Sequence[str], runs: Path, seeds: int) -> 
             rows = [read_rows(folder / name / "metrics.jsonl")[-1] for folder in folders]
             cells = [
                 spread([100 * row[key] for row in rows]) if all(key in row for row in rows) else "–"  # noqa: RUF001
-                for key in ("kept", "precision", "recall")
+                for key in ("kept", "accuracy", "recall")
             ]
             lines.append([NAMES[method], name, *cells])
     return markdown(lines) if len(lines) > 1 else ""
@@ -307,6 +320,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=list(NAMES), help="run these, write nothing")
+    parser.add_argument("--write", action="store_true", help="write the rows that are finished")
     chosen = parser.parse_args()
     if chosen.pair == "layout":
         write("layout", layout(Path("runs/layout-shift")))
@@ -322,9 +336,9 @@ def main() -> None:
     if chosen.pair == "demo":
         make_worlds(Path("runs/demo/worlds"), None)
     methods = METHODS[chosen.pair]
-    run_all(
-        chosen.pair, chosen.only or methods, chosen.data, chosen.runs, chosen.seeds, chosen.jobs
-    )
+    if not chosen.write:
+        only = chosen.only or methods
+        run_all(chosen.pair, only, chosen.data, chosen.runs, chosen.seeds, chosen.jobs)
     if chosen.only is None:
         write(chosen.pair, section(chosen.pair, methods, chosen.runs, chosen.seeds))
 

@@ -10,6 +10,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import cache
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -84,6 +85,13 @@ def arguments(
         >>> arguments(build, {"lr": "1e-3"}, where="optimiser")
         {'lr': 0.001}
     """
+    checked = parse(_schema(build, frozenset(given)), settings, where=where)
+    return {name: getattr(checked, name) for name in settings}
+
+
+@cache  # one for each part; recipes name the same ones over and over
+def _schema(build: Callable[..., Any], given: frozenset[str]) -> type[BaseModel]:
+    """A signature as a model of its settings."""
     hints = get_type_hints(build.__init__ if inspect.isclass(build) else build)
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(build).parameters.items():
@@ -92,9 +100,7 @@ def arguments(
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[name] = (hints.get(name, Any), default)
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
-    model = create_model("Settings", __config__=config, **fields)
-    checked = parse(model, settings, where=where)
-    return {name: getattr(checked, name) for name in settings}
+    return create_model("Settings", __config__=config, **fields)
 
 
 def build(

@@ -21,7 +21,7 @@ from segue.batch import Batch
 from segue.distributed import World
 from segue.errors import SegueError
 from segue.networks import Networks
-from segue.phases import Objective, Phase
+from segue.phases import Objective, Phase, Weighted
 from segue.step import Step, View
 from segue.tracking import Tracker
 
@@ -165,14 +165,35 @@ def backward(training: Training, objective: Objective, step: Step, *, share: flo
                 (weighted.weight * losses[weighted.name] for weighted in group), torch.zeros(())
             )
         if training.examines(step.iteration):
-            for weighted in group:
-                pull = step.pull_on_logits(weighted.weight * losses[weighted.name])
-                if pull is not None:
-                    step.record(f"pull/{weighted.name}", pull)
+            examine(training, objective, group, losses, step)
         torch.autograd.backward(total * share)
         step.free()
         for name, loss in losses.items():
             step.record(f"loss/{name}", loss)
+
+
+def examine(
+    training: Training,
+    objective: Objective,
+    group: Sequence[Weighted],
+    losses: Mapping[str, Tensor],
+    step: Step,
+) -> None:
+    """Records how hard each term pulls: at the logits, or else at the weights that it trains.
+
+    A term on features has no path from the logits: `gradient/NAME` is the norm of what it asks of
+    the trained weights, to be held against the `gradient_norm` of all terms together.
+    """
+    weights = [p for name in objective.trains for p in training.networks.table[name].trainable()]
+    for weighted in group:
+        loss = weighted.weight * losses[weighted.name]
+        pull = step.pull_on_logits(loss)
+        if pull is not None:
+            step.record(f"pull/{weighted.name}", pull)
+        elif "segmenter" in weighted.term.trains and loss.requires_grad:
+            found = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+            norm = torch.nn.utils.get_total_norm([one for one in found if one is not None])
+            step.record(f"gradient/{weighted.name}", norm)
 
 
 def autocast(training: Training) -> AbstractContextManager[Any]:
