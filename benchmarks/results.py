@@ -293,12 +293,12 @@ def layout(folder: Path) -> str:
     return "\n".join(lines + [f"| {patch} | {error:.1f} |" for patch, error in last_of.items()])
 
 
-def sweep(folder: Path, title: str, before: dict[str, float]) -> str:
+def sweep(folder: Path, title: str) -> str:
     """What `segue sweep` left, in per cent."""
     with (folder / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
     key = next(iter(rows[0]))
-    found = before | {row[key]: float(row["miou"]) for row in rows}
+    found = {row[key]: float(row["miou"]) for row in rows}
     lines = [f"| {key.rsplit('.', 1)[-1]} | {title} |", "|---|---:|"]
     return "\n".join(lines + [f"| {name} | {100 * miou:.1f} |" for name, miou in found.items()])
 
@@ -326,12 +326,10 @@ def main() -> None:
         write("layout", layout(Path("runs/layout-shift")))
         return
     if chosen.pair == "sweep":
-        source = results("demo", "source-only", chosen.runs, 1, "evaluate")[0]
-        without = {"0 (source only)": next(iter(source.miou.values()))}
         folder, title = Path("runs/sweep-local-alignment-demo"), "mIoU (protocol 19), seed 0"
-        write("sweep", sweep(folder, title, without))
+        write("sweep", sweep(folder, title))
         title = "mIoU (protocol 10) on CARLA from 440 on, seed 0"
-        write("norms", sweep(Path("runs/sweep-decoder-norms"), title, {}))
+        write("norms", sweep(Path("runs/sweep-decoder-norms"), title))
         return
     if chosen.pair == "demo":
         make_worlds(Path("runs/demo/worlds"), None)

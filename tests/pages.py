@@ -78,11 +78,14 @@ def parsed(arguments):
 
 
 def write_recipes(page, folder):
-    """Writes the page's whole recipes into a folder, and returns their names."""
+    """Writes the page's recipes into a folder, and returns the names of those with stages.
+
+    One without is only there for others to extend.
+    """
     named = [block for block in blocks(page, "yaml") if block.file]
     for block in named:
         (folder / block.file).write_text(block.text)
-    return [block.file for block in named]
+    return [block.file for block in named if re.search(r"^stages:", block.text, re.MULTILINE)]
 
 
 def heading_slugs(page):

@@ -59,7 +59,7 @@ def run(
     """
     begun = time.monotonic()
     choose(SYSTEMS, system, where="--system", what="system")
-    methods = {"source only": "source-only-demo", system.replace("-", " "): f"{system}-demo"}
+    methods = {"source only": "source-only-demo", system: f"{system}-demo"}
     worlds = work_dir / "worlds"
     make_worlds(worlds, console)
     overrides = [
@@ -80,10 +80,10 @@ def run(
     }
     table = compare(results)
     console.print(table.to_rich(min(console.width, 80)))
-    minutes = (time.monotonic() - begun) / 60
     page = work_dir / "demo.html"
     make_page(page, system, recipe, table, {m: f[0] for m, f in folders.items()}, seeds)
     (work_dir / "demo.md").write_text(table.to_markdown())
+    minutes = (time.monotonic() - begun) / 60
     console.print(f"{minutes:.1f} minutes. Look at [bold]{page}[/]", highlight=False)
     return results
 
@@ -157,7 +157,7 @@ def make_page(
         path,
         title="Segue demo: a street world adapted to another",
         lead="A small network learns to label streets in one drawn world and is used in another "
-        f"that looks different and is seen from another height. With {system.replace('-', ' ')} it "
+        f"that looks different and is seen from another height. With {system} it "
         f"is trained with the other world's images too, without their labels: {SYSTEMS[system]}.",
         table=table,
         panels=panels(recipe, evaluate, folders),
