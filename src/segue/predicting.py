@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 from segue.checkpoint import write_whole
+from segue.datasets.ahead import ahead
 from segue.datasets.workers import available_cores
 from segue.errors import SegueError
 from segue.label_space import LabelSpace
@@ -186,8 +186,8 @@ def _run(
     failed: list[SegueError] = []
     threads = min(MOST_WRITERS, available_cores())
     writing: deque[Future[Path]] = deque()
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(threads) as writers:
-        for done, (job, image) in enumerate(_decoded(jobs, reader), 1):
+    with ThreadPoolExecutor(threads) as writers:
+        for done, (job, image) in enumerate(ahead(_decoded, jobs, most=AHEAD), 1):
             label = image if isinstance(image, SegueError) else _label(models, job, image)
             if isinstance(label, SegueError):
                 failed.append(label)
@@ -200,21 +200,11 @@ def _run(
     return written, failed
 
 
-def _decoded(
-    jobs: Iterable[Job], reader: ThreadPoolExecutor
-) -> Iterator[tuple[Job, NDArray[np.uint8] | SegueError]]:
-    def read(job: Job) -> NDArray[np.uint8] | SegueError:
-        try:
-            return as_array(job.image)
-        except SegueError as error:
-            return error
-
-    rest = iter(jobs)
-    waiting = deque((job, reader.submit(read, job)) for job in islice(rest, AHEAD))
-    while waiting:
-        job, image = waiting.popleft()
-        waiting.extend((next_job, reader.submit(read, next_job)) for next_job in islice(rest, 1))
-        yield job, image.result()
+def _decoded(job: Job) -> tuple[Job, NDArray[np.uint8] | SegueError]:
+    try:
+        return job, as_array(job.image)
+    except SegueError as error:
+        return job, error
 
 
 def _label(models: Ensemble, job: Job, image: NDArray[np.uint8]) -> NDArray[np.uint8] | SegueError:

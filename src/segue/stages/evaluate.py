@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from rich.console import Console
 from segue import assembly, model
 from segue.checkpoint import write_whole
 from segue.datasets import Dataset
+from segue.datasets.ahead import ahead
 from segue.distributed import World
 from segue.errors import SegueError
 from segue.label_space import LabelSpace
@@ -152,10 +152,4 @@ def pairs(dataset: Dataset) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint
     def read(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         return dataset.image(index), dataset.label(index)
 
-    with ThreadPoolExecutor(1) as reader:
-        waiting = reader.submit(read, 0)
-        for index in range(len(dataset)):
-            ready = waiting.result()
-            if index + 1 < len(dataset):
-                waiting = reader.submit(read, index + 1)
-            yield ready
+    yield from ahead(read, range(len(dataset)))

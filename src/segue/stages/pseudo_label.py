@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +22,7 @@ from torch import Tensor
 from segue import assembly, model
 from segue.checkpoint import write_whole
 from segue.datasets import Dataset
+from segue.datasets.ahead import ahead
 from segue.datasets.made import label_paths
 from segue.distributed import World, gather
 from segue.errors import SegueError
@@ -42,8 +40,6 @@ FILE = "pseudo_labels.json"
 METRICS = "metrics.jsonl"
 PICTURE = "share_kept"
 SPILL = "spill"
-
-T = TypeVar("T")
 
 
 def run(
@@ -178,23 +174,6 @@ class Looking:
             one, every = self.spilled_bytes / 1e6, self.spilled_bytes * len(self.dataset) / 1e6
             text = f"logits on disk until the end: {one:.2f} MB an image, {every:,.0f} MB in all"
             self.console.print(text, style="dim", highlight=False)
-
-
-def ahead(read: Callable[[int], T], indices: Iterable[int]) -> Iterator[T]:
-    """What `read` gives for each index in order, the next being read while one is in use.
-
-    Example:
-        >>> list(ahead(lambda index: index**2, range(3)))
-        [0, 1, 4]
-    """
-    waiting: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(1) as reader:
-        for index in indices:
-            waiting.append(reader.submit(read, index))
-            if len(waiting) > 1:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def settle(rule: Rule, looking: Looking, *, title: str) -> Settled:

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -19,6 +18,7 @@ from torch import Tensor
 from segue import assembly, distributed
 from segue.checkpoint import write_whole
 from segue.datasets import Dataset
+from segue.datasets.ahead import ahead
 from segue.datasets.made import image_paths
 from segue.datasets.sampling import seed_for
 from segue.datasets.workers import available_cores
@@ -74,8 +74,8 @@ def run(
     threads = min(MOST_WRITERS, available_cores())
     writing: deque[Future[None]] = deque()
     try:
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(threads) as writers:
-            pairs = _decoded(waiting, data, towards, stage.size, reader)
+        with ThreadPoolExecutor(threads) as writers:
+            pairs = _decoded(waiting, data, towards, stage.size)
             for done, (job, image, reference) in enumerate(pairs, len(jobs) - len(waiting) + 1):
                 with torch.no_grad():
                     result = translate(image.to(world.device), reference.to(world.device))
@@ -110,19 +110,14 @@ def _decoded(
     data: Dataset,
     towards: Dataset,
     size: tuple[int, int],
-    reader: ThreadPoolExecutor,
 ) -> Iterator[tuple[Job, Tensor, Tensor]]:
     """Jobs with both images [1, 3, H, W], 0 to 1, the next ones being read meanwhile."""
 
-    def read(job: Job) -> tuple[Tensor, Tensor]:
-        return _tensor(data.image(job.index, size)), _tensor(towards.image(job.reference, size))
+    def read(job: Job) -> tuple[Job, Tensor, Tensor]:
+        image, reference = data.image(job.index, size), towards.image(job.reference, size)
+        return job, _tensor(image), _tensor(reference)
 
-    rest = iter(jobs)
-    waiting = deque((job, reader.submit(read, job)) for job in islice(rest, AHEAD))
-    while waiting:
-        job, images = waiting.popleft()
-        waiting.extend((next_job, reader.submit(read, next_job)) for next_job in islice(rest, 1))
-        yield job, *images.result()
+    yield from ahead(read, jobs, most=AHEAD)
 
 
 def _tensor(image: NDArray[np.uint8]) -> Tensor:
