@@ -47,19 +47,13 @@ class ConditionalDiscriminator(nn.Module):
 
 def _each_with_its_own(first: nn.Conv2d, features: Tensor, condition: Tensor) -> Tensor:
     """The first convolution, with one kernel of C channels for each image."""
-    batch, width = len(features), first.out_channels
-    images = features.flatten(0, 1)[None]
-    kernels = fold(first.weight, condition).flatten(0, 1)
-    assert first.bias is not None
-    shown = functional.conv2d(
-        images,
-        kernels,
-        first.bias.repeat(batch),
-        stride=first.stride,
-        padding=cast(tuple[int, int], first.padding),
-        groups=batch,
-    )
-    return shown.view(batch, width, *shown.shape[2:])
+    padding = cast(tuple[int, int], first.padding)
+    # One by one: a grouped convolution takes a third longer on a CPU.
+    shown = [
+        functional.conv2d(image[None], kernel, first.bias, stride=first.stride, padding=padding)
+        for image, kernel in zip(features, fold(first.weight, condition), strict=True)
+    ]
+    return torch.cat(shown)
 
 
 def fold(weight: Tensor, condition: Tensor) -> Tensor:
