@@ -225,12 +225,7 @@ def _fault(attempt: Callable[[], object]) -> str:
         return ""  # an operation that has no rule for shapes alone
     except (RuntimeError, ValueError, AssertionError) as error:
         text = " ".join(str(error).split())
-        # Autocast, which some losses switch off, has no dtype for shapes alone.
-        return (
-            ""
-            if "meta" in text or "unsupported scalarType" in text
-            else f"does not run ({text}); try another `size`"
-        )
+        return "" if "meta" in text else f"does not run ({text}); try another `size`"
     return ""
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from segue.precision import full_precision
 from segue.step import Step
 
 GroupingInput = Literal["probabilities", "logits"]
@@ -247,7 +248,7 @@ def means(predicted: Tensor, membership: Tensor) -> Tensor:
         [[[0.5]]]
     """
     # Autocast would take this product to bfloat16.
-    with torch.autocast(predicted.device.type, enabled=False):
+    with full_precision(predicted):
         flat = predicted.flatten(2)
         return membership.flatten(2) @ flat.mT / flat.shape[2]
 
@@ -291,7 +292,7 @@ def orthogonality(of_groups: Tensor) -> Tensor:
     """
     norm = torch.linalg.vector_norm(of_groups, dim=2, keepdim=True)
     direction = of_groups / norm.where(norm > 0, torch.inf)
-    with torch.autocast(of_groups.device.type, enabled=False):
+    with full_precision(of_groups):
         cosines = direction @ direction.mT
     own = cosines.diagonal(dim1=1, dim2=2).sum(1)
     others: Tensor = cosines.sum((1, 2)) - own

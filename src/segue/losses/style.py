@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from segue.losses.adversarial import SOURCE, TARGET, domain_loss
+from segue.precision import full_precision
 from segue.step import Step
 
 FEATURES = ("layer1", "layer2")
@@ -225,7 +226,7 @@ def gram(feature: Tensor) -> tuple[Tensor]:
         [[[4.0, 4.0], [4.0, 4.0]]]
     """
     # Autocast would take this product to bfloat16.
-    with torch.autocast(feature.device.type, enabled=False):
+    with full_precision(feature):
         flat = feature.flatten(2)
         return (flat @ flat.mT / flat.shape[2],)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from segue.errors import SegueError
 from segue.label_space import IGNORE
 from segue.models.centres import Centres, on_grid
+from segue.precision import full_precision
 from segue.step import Step
 
 Negatives = Literal["mean", "sum", "hardest"]
@@ -152,7 +153,7 @@ def distances(feature: Tensor, centres: Tensor) -> Tensor:
         [0.0, 1.4142]
     """
     # Autocast would give the product to bfloat16, in which small distances vanish.
-    with torch.autocast(feature.device.type, enabled=False):
+    with full_precision(feature):
         x = feature if feature.dtype == torch.float64 else feature.float()
         centres = centres.to(x.dtype)
         norm: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)

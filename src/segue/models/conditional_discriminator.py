@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from segue.errors import SegueError
 from segue.models.discriminator import discriminator
+from segue.precision import full_precision
 
 
 class ConditionalDiscriminator(nn.Module):
@@ -76,7 +77,7 @@ def fold(weight: Tensor, condition: Tensor) -> Tensor:
     channels = condition.shape[1]
     split = weight.view(len(weight), channels, channels, *weight.shape[2:])
     # Autocast would take this sum to bfloat16.
-    with torch.autocast(weight.device.type, enabled=False):
+    with full_precision(weight):
         return torch.einsum("oijyx,bj->boiyx", split, condition.to(weight.dtype))
 
 

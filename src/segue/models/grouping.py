@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segue.errors import SegueError
+from segue.precision import full_precision
 
 _TINY = 1e-12
 
@@ -159,6 +160,6 @@ def _loaded(values: Tensor) -> Tensor:
 
 def _filter(maps: Tensor, weight: Tensor) -> Tensor:
     """A 1x1 convolution in full precision: [B, C, H, W] by [K, C] -> [B, K, H, W]."""
-    with torch.autocast(maps.device.type, enabled=False):
+    with full_precision(maps):
         whole = maps if maps.dtype == torch.float64 else maps.float()
         return functional.conv2d(whole, weight.to(whole.dtype)[:, :, None, None])
