@@ -268,7 +268,8 @@ def test_own_data(tmp_path, monkeypatch):
             arguments = arguments if removed else [*arguments, override]
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, f"{words}: {result.output} {result.exception!r}"
-    assert {path.name for path in Path("runs").iterdir()} == {"my", "my-alignment", "my-system", "unscored"}
+    ran = {"my", "my-alignment", "my-system", "unscored"}
+    assert {path.name for path in Path("runs").iterdir()} == ran
     assert len(list(Path("predictions").rglob("*_label.png"))) == 4
     assert len(list(Path("predictions").rglob("*_colour.png"))) == 4
     assert list(recipe.load("runs/unscored/recipe.yaml").stages) == ["train"]
