@@ -169,14 +169,20 @@ def measure(
         curves.append(_curve(patch, train, validation, settings, report))
     curves = by_size(curves)
     suggested = suggest(curves)
+    notes += _doubts(suggested, largest=curves[-1])
+    return LayoutShift(tuple(curves), suggested or curves[0], settings, maps, tuple(notes))
+
+
+def _doubts(suggested: Curve | None, *, largest: Curve) -> list[str]:
+    """What keeps a suggestion from being one."""
     if suggested is None:
-        notes.append(
+        return [
             f"No patch stays above {THRESHOLD:.0%}: the smallest is suggested, but it too betrays "
             "the domain; try smaller ones."
-        )
-    elif suggested is curves[-1]:
-        notes.append(f"The largest patch measured stays above {THRESHOLD:.0%}: no limit was found.")
-    return LayoutShift(tuple(curves), suggested or curves[0], settings, maps, tuple(notes))
+        ]
+    if suggested is largest:
+        return [f"The largest patch measured stays above {THRESHOLD:.0%}: no limit was found."]
+    return []
 
 
 def save(result: LayoutShift, folder: Path | str, *, title: str = "") -> tuple[Path, ...]:

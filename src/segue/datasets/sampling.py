@@ -55,12 +55,22 @@ def index_at(seed: int, role: str, position: int, length: int, share: float = 1.
         >>> len({index_at(0, "source", position, 100, 0.03) for position in range(50)})
         3
     """
-    drawn = max(1, round(share * length))
+    drawn = drawn_of(length, share)
     epoch, place = divmod(position, drawn)
     chosen = int(_permutation(seed, role, epoch, drawn)[place])
     return (
         chosen if drawn == length else int(_permutation(seed, f"{role} share", 0, length)[chosen])
     )
+
+
+def drawn_of(length: int, share: float) -> int:
+    """How many of `length` images a share is, one at least.
+
+    Example:
+        >>> drawn_of(300, 0.03), drawn_of(10, 0.03)
+        (9, 1)
+    """
+    return max(1, round(share * length))
 
 
 def seed_for(*parts: int | str) -> int:

@@ -117,7 +117,7 @@ class TellApart:
         for view, label in ((self.source, SOURCE), (self.target, TARGET)):
             scores = network(self.shown(step, view).detach())
             loss = loss.to(scores.device) + domain_loss(scores, label) / 2
-            correct.append(((scores > 0) == bool(label)).float().mean())
+            correct.append(accuracy(scores, label))
         step.record(f"accuracy/{self.discriminator}", torch.stack(correct).mean())
         return loss
 
@@ -160,6 +160,16 @@ def domain_loss(scores: Tensor, label: float) -> Tensor:
     scores = scores.float()
     target = torch.full_like(scores, label)
     return functional.binary_cross_entropy_with_logits(scores, target)
+
+
+def accuracy(scores: Tensor, label: float) -> Tensor:
+    """The share of discriminator logits that take a domain for what it is.
+
+    Example:
+        >>> float(accuracy(torch.tensor([2.0, -1.0]), TARGET))
+        0.5
+    """
+    return ((scores.detach() > 0) == bool(label)).float().mean()
 
 
 def adversarial(

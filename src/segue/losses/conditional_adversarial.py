@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from segue.losses.adversarial import SOURCE, TARGET, domain_loss, patches
+from segue.losses.adversarial import SOURCE, TARGET, accuracy, domain_loss, patches
 from segue.losses.grouping import GroupingInput, Groups
 from segue.losses.grouping import default_networks as grouping_networks
 from segue.step import Step
@@ -130,7 +130,7 @@ def judged(
 
     def loss(whole: Tensor, belongs: Tensor, means: Tensor) -> Tensor:
         scores = judge(belongs * whole, means)
-        right.append(((scores.detach() > 0) == bool(label)).float().mean())
+        right.append(accuracy(scores, label))
         return domain_loss(scores, label)
 
     members = [one[:, None] for one in membership.unbind(1)]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from segue.losses.adversarial import SOURCE, TARGET, domain_loss
+from segue.losses.adversarial import SOURCE, TARGET, accuracy, domain_loss
 from segue.precision import full_precision
 from segue.step import Step
 
@@ -83,7 +83,7 @@ class TellStylesApart:
                 shown = channel_means(step, view, name, self.network).detach()
                 scores = step.network(judge)(shown[:, None])
                 losses.append(domain_loss(scores, label) / 2)
-                correct.append(((scores > 0) == bool(label)).float().mean())
+                correct.append(accuracy(scores, label))
             step.record(f"accuracy/{judge}", torch.stack(correct).mean())
         return torch.stack(losses).sum()
 

@@ -15,6 +15,7 @@ from torch.nn import functional
 from segue import assembly, distributed, model
 from segue.checkpoint import write_whole
 from segue.datasets.loading import Role, batches
+from segue.datasets.sampling import drawn_of
 from segue.distributed import World
 from segue.errors import SegueError
 from segue.label_space import IGNORE
@@ -88,7 +89,7 @@ def epoch(
     seed and its place in the epoch, whichever process takes it.
     """
     source = roles["source"]
-    images = max(1, round(source.share * len(source.dataset)))
+    images = drawn_of(len(source.dataset), source.share)
     draws = batches(
         roles,
         batch_size=1,

@@ -20,7 +20,7 @@ from segue.errors import SegueError
 from segue.label_space import LabelSpace
 from segue.metrics import ConfusionMatrix
 from segue.model import Ensemble
-from segue.recipe import EvaluateStage, Recipe
+from segue.recipe import EvaluateStage, PseudoLabelStage, Recipe
 from segue.tracking import Meter
 
 FILE = "evaluation.json"
@@ -110,8 +110,10 @@ def run(
     result.save(work_dir / name / FILE)
 
 
-def load_models(stage: EvaluateStage, work_dir: Path, *, device: str) -> Ensemble:
-    """The models that the stage scores, looking at images of the stage's size."""
+def load_models(
+    stage: EvaluateStage | PseudoLabelStage, work_dir: Path, *, device: str
+) -> Ensemble:
+    """The models that a stage averages, looking at images of the stage's size."""
     models = [model.read(work_dir / name / model.FILE, device) for name in stage.models]
     for one in models:
         one.size, one.heads = stage.size, stage.heads

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from segue.pseudo_labels.rule import Counts, as_label
 from segue.pseudo_labels.spill import Logits, Spill, digest
 from segue.recipe import PseudoLabelStage, Recipe
 from segue.report.kept import draw, save
+from segue.stages.evaluate import load_models
 from segue.tables import build
 from segue.tracking import Meter
 
@@ -74,7 +75,8 @@ def run(
     files = [work_dir / one / model.FILE for one in stage.models]
     spill = Spill(folder / SPILL, digest(files)) if rule.passes else None
     shown = console if world.leads else None
-    looking = Looking(load_models(stage, files, world), dataset, stage.size, world, spill, shown)
+    models = load_models(stage, work_dir, device=str(world.device))
+    looking = Looking(models, dataset, stage.size, world, spill, shown)
     settled = settle(rule, looking, title=name)
     counts = label(settled, looking, folder, title=f"{name}, written")
     measured = None
@@ -89,14 +91,6 @@ def run(
         tell(outcome, folder, console)
         # Last of all: until then an interruption costs no run of the network.
         shutil.rmtree(folder / SPILL, ignore_errors=True)
-
-
-def load_models(stage: PseudoLabelStage, files: Iterable[Path], world: World) -> Ensemble:
-    """The models whose mean probability counts, looking at images of the stage's size."""
-    models = [model.read(path, str(world.device)) for path in files]
-    for one in models:
-        one.size, one.heads = stage.size, stage.heads
-    return Ensemble(models)
 
 
 @dataclass
