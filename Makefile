@@ -3,8 +3,10 @@
 PYTHON_VERSION ?= 3.11
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 READY := .venv/.ready
+SECONDS ?= 300
+SEED ?= 0
 
-.PHONY: help demo test test-fast check lock clean
+.PHONY: help demo test test-fast bench check soak audit lock clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,8 +23,19 @@ test: $(READY)  ## lint, types and every test that needs no GPU and no downloads
 test-fast: $(READY)  ## the tests that take no more than a moment
 	OMP_NUM_THREADS=1 .venv/bin/pytest -m "not slow" -x
 
+soak: $(READY)  ## kills runs of the four systems at random points and compares (SECONDS=300 SEED=0)
+	OMP_NUM_THREADS=1 .venv/bin/python tests/soak.py --seconds $(SECONDS) --seed $(SEED)
+
+bench: $(READY)  ## every speed claim beside the plain formula (docs/performance.md)
+	.venv/bin/python benchmarks/bench.py
+	.venv/bin/python benchmarks/growth.py
+	.venv/bin/python benchmarks/gpu.py
+
+audit:  ## known faults of the pinned dependencies; says so where it cannot look
+	@PIP_AUDIT="$(UV) tool run --quiet pip-audit>=2.9,<3" .ci/audit
+
 lock:  ## pins anew from the ranges in pyproject.toml (no registry address is written)
-	$(UV) pip compile --universal --group dev pyproject.toml -o requirements.txt \
+	$(UV) pip compile --universal --all-extras --group dev pyproject.toml -o requirements.txt \
 	  --python-version $(PYTHON_VERSION) --no-header --no-annotate
 
 clean:  ## removes the environment and what runs wrote

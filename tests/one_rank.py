@@ -54,7 +54,6 @@ def run_one(work_dir: Path, chosen: recipe.Recipe, rank: int, spoil: bool) -> di
     with (
         mock.patch.object(train, "train", keeping),
         mock.patch.object(train, "save_networks", saving),
-        mock.patch.object(distributed, "leave"),  # the next variant needs the other process
     ):
         try:
             run(chosen, work_dir)

@@ -299,9 +299,7 @@ def test_an_unknown_backbone(tiny_recipe):
     for more in ((), (f"{SEGMENTER}.weights=hub",)):
         recipe = tiny_recipe("source-only-demo", f"{SEGMENTER}.backbone=resnet_test", *more)
         problem = only_problem(check(recipe))
-        assert problem.startswith(
-            f"{SEGMENTER}: backbone: timm has no model 'resnet_test'; did you"
-        )
+        assert problem.startswith(f"{SEGMENTER}.backbone: timm has no model 'resnet_test'; did you")
 
 
 LATER = "stages.later={like: train, networks: {segmenter: {load_from: train}}}"

@@ -4,6 +4,10 @@ import errno
 import os
 import pickle
 import random
+import re
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -120,7 +124,9 @@ def test_a_full_disk_is_told_in_one_line_and_the_last_checkpoint_is_safe(
         checkpoint.save(tmp_path, 3, STATE, keep=1)
     monkeypatch.undo()
     told = str(caught.value)
-    assert "iteration_000003.pt: no space left on the disk (it stopped after 0.0 MiB)" in told
+    needed = checkpoint.path_of(tmp_path, 2).stat().st_size
+    assert f"iteration_000003.pt: no space left on the disk: {needed:,} bytes are needed, " in told
+    assert "MiB are free" in told
     assert "free some" in told
     assert "\n" not in told
     assert files(tmp_path) == ["iteration_000001.pt", "iteration_000002.pt"]
@@ -134,7 +140,7 @@ def test_a_full_disk_as_torchs_own_writer_tells_it(tmp_path):
         file.flush()
         raise RuntimeError("[enforce fail at inline_container.cc:672] . file write failed")
 
-    with pytest.raises(SegueError, match=r"no space left.*stopped after 1\.0 MiB"):
+    with pytest.raises(SegueError, match=r"no space left.*: 1\.0 MiB are needed"):
         checkpoint.write_whole(tmp_path / "x.pt", write)
     assert files(tmp_path) == []
 
@@ -183,7 +189,85 @@ def test_a_damaged_file_is_told(tmp_path):
         assert "\n" not in told
         assert not told or str(path) in told
         refused += bool(told)
-    assert refused > 120, "few damages hide among a tensor's values"
+    assert refused == 181, "not a bit differs without notice"
+
+
+def test_a_damage_of_one_bit_anywhere_is_told(tmp_path):
+    checkpoint.save(tmp_path, 1, {"networks": {"weight": torch.zeros(3)}})
+    path = checkpoint.path_of(tmp_path, 1)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        broken = bytearray(whole)
+        broken[place] ^= 1 << place % 8
+        path.write_bytes(broken)
+        with pytest.raises(checkpoint.DamagedError, match=r"is damaged|cannot be read"):
+            checkpoint.load(path)
+
+
+def test_without_its_seal_it_is_damaged(tmp_path):
+    checkpoint.save(tmp_path, 1, STATE)
+    path = checkpoint.path_of(tmp_path, 1)
+    path.write_bytes(path.read_bytes()[: -checkpoint._SEALED])
+    with pytest.raises(checkpoint.DamagedError, match="its checksum is not that of its contents"):
+        checkpoint.load(path)
+
+
+def test_the_first_format_had_no_seal(tmp_path):
+    path = checkpoint.path_of(tmp_path, 4)
+    torch.save({"format": 1, "iteration": 4, **STATE}, path)
+    assert checkpoint.load(path)["seed"] == 3
+
+
+def test_the_one_before_a_damaged_one_is_used(tmp_path):
+    for iteration in (1, 2, 3):
+        checkpoint.save(tmp_path, iteration, STATE, keep=3)
+    newest, older = (checkpoint.path_of(tmp_path, iteration) for iteration in (3, 2))
+    newest.write_bytes(newest.read_bytes()[:5000])
+    older.write_bytes(older.read_bytes()[:-3])
+    state, damaged = checkpoint.newest(tmp_path)
+    assert state["iteration"] == 1
+    assert [error.where for error in damaged] == [newest, older]
+    checkpoint.set_aside(newest)
+    assert [number for number, _ in checkpoint.found(tmp_path)] == [1, 2]
+    assert newest.with_name("iteration_000003.pt.damaged").is_file()
+
+
+def test_where_none_is_whole_nothing_begins_anew_by_itself(tmp_path):
+    checkpoint.save(tmp_path / "checkpoints", 1, STATE)
+    path = checkpoint.path_of(tmp_path / "checkpoints", 1)
+    path.write_bytes(b"")
+    with pytest.raises(SegueError, match=r"no other is whole; delete .* to start the stage anew"):
+        checkpoint.newest(tmp_path / "checkpoints")
+    assert checkpoint.newest(tmp_path) == (None, [])
+
+
+def test_what_a_killed_process_left_half_written_goes_with_the_next_checkpoint(tmp_path):
+    (tmp_path / "iteration_000005.pt.partial").write_bytes(b"half")
+    checkpoint.save(tmp_path, 6, STATE)
+    assert files(tmp_path) == ["iteration_000006.pt"]
+
+
+def limited_to(count):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (count, count))
+
+    return limit
+
+
+def test_a_limit_on_the_size_of_files_is_told(tmp_path):
+    """The kernel's own refusal, in a process of its own."""
+    code = (
+        "import sys, torch; from pathlib import Path; from segue import checkpoint\n"
+        "state = {'weight': torch.zeros(50_000)}\n"
+        "try: checkpoint.save(Path(sys.argv[1]), 1, state)\n"
+        "except checkpoint.SegueError as error: print(error)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        preexec_fn=limited_to(100_000), capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    assert re.search(r"may not become so large here: 20\d,\d+ bytes are needed", ended.stdout)
+    assert files(tmp_path) == []
 
 
 def test_code_in_a_checkpoint_is_never_run(tmp_path):
@@ -200,7 +284,7 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path):
         assert not (tmp_path / "pwned").exists()
 
 
-@pytest.mark.parametrize("state", [{"format": 2}, {}, [1], torch.zeros(2)])
+@pytest.mark.parametrize("state", [{"format": 3}, {}, [1], torch.zeros(2)])
 def test_another_format_is_told(tmp_path, state):
     path = tmp_path / "x.pt"
     torch.save(state, path)

@@ -214,6 +214,32 @@ def test_kernels_are_folded_in_full_precision_under_autocast():
         assert plain.dtype == torch.float32
 
 
+def test_under_autocast_the_input_gradient_is_made_in_full_precision():
+    torch.manual_seed(0)
+    network = judge(scale=3.0)
+    f, q = torch.rand(1, CLASSES, 64, 64), torch.rand(1, CLASSES)
+    blocks = network.blocks(f).requires_grad_()
+    first = torch.nn.Sequential(network.layers[0])
+    alone = type(network)(first).score(blocks, q)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(type(network)(first).score(blocks, q), alone)
+        half = network.score(blocks, q)
+    assert half.dtype == torch.bfloat16, "all other layers are"
+    one, other = (
+        torch.autograd.grad(score.float().square().sum(), blocks)[0]
+        for score in (half, network.score(blocks, q))
+    )
+    assert float((one - other).norm() / other.norm()) < 0.05
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 32), (32, 35), (37, 41)])
+def test_blocks_of_any_size(size):
+    torch.manual_seed(0)
+    network = conditional_discriminator(CLASSES, widths=WIDTHS).double()
+    f, q = torch.rand(2, CLASSES, *size).double(), torch.rand(2, CLASSES).double()
+    torch.testing.assert_close(network(f, q), network.layers(outer(f, q)), rtol=1e-12, atol=1e-14)
+
+
 def test_it_is_the_discriminator_of_the_field_on_all_products():
     with pytest.raises(SegueError, match="is shown 31x40 pixels; show it at least 32x32"):
         conditional_discriminator(CLASSES)(torch.zeros(1, CLASSES, 40, 31), torch.ones(1, CLASSES))

@@ -269,7 +269,7 @@ def test_bad_map(label):
 
 
 @pytest.mark.parametrize("name", ANALYSES)
-def test_every_analysis_measures_and_saves(name):
+def test_every_analysis_measures_and_draws(name):
     module = import_module(ANALYSES[name])
     assert callable(module.measure)
-    assert callable(module.save)
+    assert callable(module.draw)

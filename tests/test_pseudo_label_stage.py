@@ -157,14 +157,15 @@ def test_labels_are_the_rule_on_the_models_probabilities(begun, root, rule):
     for item, probabilities in zip(target.items, seen, strict=True):
         inside = item.image.relative_to(root / "target/images")
         labels.append(read_label(folder / "labels" / inside))
-        np.testing.assert_array_equal(labels[-1], decide(settled, probabilities))
+        # Folded norms and bands of rows round otherwise; a pixel may lie on the threshold.
+        assert (labels[-1] != decide(settled, probabilities)).mean() < 0.002
     told = json.loads((folder / "pseudo_labels.json").read_text())
     for place, name in enumerate(CLASSES):
         assert told["kept"][name] == sum((label == place).sum() for label in labels)
     assert told["total"]["predicted"] == COUNT * SIZE[0] * SIZE[1]
     assert 0 < told["total"]["share_kept"] < 1
     assert told["share_kept"]["[never]"] is None
-    assert told["threshold"]["road"] == settled.thresholds[0]
+    assert told["threshold"]["road"] == pytest.approx(settled.thresholds[0], abs=1e-5)
     assert not (folder / "spill").exists()
 
 
@@ -178,12 +179,34 @@ def test_heads_are_averaged(begun):
     target = assembly.dataset(chosen, "target", labels=False, work_dir=work_dir)
     probabilities = one.probabilities(target.image(0, SIZE), SIZE[::-1])
     settled = RULES["confidence"](quantile=None).settle([], len(CLASSES))
-    np.testing.assert_array_equal(
-        read_label(folder / "labels/a/0.png"), decide(settled, probabilities)
-    )
+    found = read_label(folder / "labels/a/0.png")
+    assert (found != decide(settled, probabilities)).mean() < 0.002
     absent = load("stages.labels.heads={side: 1.0}")
     with pytest.raises(SegueError, match="no head is called 'side'; the network has: main, layer3"):
         run(absent, work_dir)
+
+
+@pytest.mark.parametrize("rule", [RULE, "category_adaptive"], ids=["quantile", "adaptive"])
+def test_in_bfloat16_labels_are_nearly_those_of_full_precision(begun, rule):
+    load, work_dir = begun
+    whole = run(load(rule=rule), work_dir)
+    labels = [read_label(path) for path in sorted(whole.rglob("labels/*/*.png"))]
+    told = json.loads((whole / "pseudo_labels.json").read_text())
+    half = run(load("precision=bfloat16", rule=rule), work_dir)
+    assert json.loads((half / "pseudo_labels.json").read_text())["threshold"] != told["threshold"]
+    others = [read_label(path) for path in sorted(half.rglob("labels/*/*.png"))]
+    assert 0 < (np.stack(labels) != np.stack(others)).mean() < 0.2
+
+
+def test_logits_of_another_precision_are_not_taken_up(begun, monkeypatch):
+    load, work_dir = begun
+    with monkeypatch.context() as patch:
+        patch.setattr(pseudo_label, "label", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(load(), work_dir)
+    again = files(run(load("precision=bfloat16"), work_dir))
+    shutil.rmtree(work_dir / "labels")
+    assert again == files(run(load("precision=bfloat16"), work_dir))
 
 
 def test_the_network_runs_once_for_an_image(begun, monkeypatch):
@@ -203,7 +226,7 @@ def test_a_run_that_was_stopped_anywhere_ends_with_the_same_bits(begun, monkeypa
     whole = files(work_dir / "labels")
     shutil.rmtree(work_dir / "labels")
     ran, begin, logits_of = [0], iter(range(after)), Ensemble.logits_of
-    original = Ensemble.probabilities_from
+    original = Ensemble.votes
 
     def counting(*given):
         ran[0] += 1
@@ -217,7 +240,7 @@ def test_a_run_that_was_stopped_anywhere_ends_with_the_same_bits(begun, monkeypa
     monkeypatch.setattr(Ensemble, "logits_of", counting)
     passes = RULES["confidence" if rule == RULE else rule]().passes + 1
     with monkeypatch.context() as patch:
-        patch.setattr(Ensemble, "probabilities_from", stopping)
+        patch.setattr(Ensemble, "votes", stopping)
         if after < passes * COUNT:
             with pytest.raises(KeyboardInterrupt):
                 run(chosen, work_dir)

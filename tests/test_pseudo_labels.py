@@ -221,3 +221,19 @@ def test_shares_kept_by_hand():
     assert row["predicted/c"] == 0
     assert "kept/c" not in row
     assert "threshold/c" not in row
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_bands_of_rows_stand_for_images(rule):
+    built = build(RULES, settings_of(rule), where="rule", what="rule")
+    seen = images()
+    bands = [band for image in seen for band in image.split((4, 4, 1), 1)]
+    known, by_bands = settled(built, seen), settled(built, bands)
+    np.testing.assert_array_equal(known.thresholds, by_bands.thresholds)
+    for image in seen:
+        parts = [decide(by_bands, band) for band in image.split((4, 4, 1), 1)]
+        np.testing.assert_array_equal(np.concatenate(parts), decide(known, image))
+
+
+def settings_of(rule):
+    return {"kind": rule, **({"portion": 0.4} if rule == "class_balanced" else {})}

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from io import StringIO
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -13,11 +14,13 @@ import pytest
 import safetensors.torch
 import tiny
 import torch
+from rich.console import Console
 
 from segue import assembly, checkpoint, recipe, training
 from segue.distributed import World
 from segue.errors import SegueError
 from segue.model import FILE
+from segue.resuming import resume
 from segue.running import run
 from segue.stages import train
 from segue.tracking import Tracker
@@ -89,6 +92,14 @@ def test_interrupted_after_the_last_iteration(where, uninterrupted, tiny_recipe,
     stopped(tiny_recipe(NAME, *SHORT), tmp_path, where)
     run(tiny_recipe(NAME, *SHORT), tmp_path)
     assert_same_files(tmp_path, uninterrupted)
+
+
+def test_interrupted_after_a_last_line_of_fewer_iterations(tiny_recipe, tmp_path, stopped):
+    """It is written once."""
+    shorter = (*SHORT, "stages.train.iterations=5")
+    stopped(tiny_recipe(NAME, *shorter), tmp_path / "stopped", MODEL)
+    run(tiny_recipe(NAME, *shorter), tmp_path / "stopped")
+    assert_same_files(tmp_path / "stopped", run(tiny_recipe(NAME, *shorter), tmp_path / "whole"))
 
 
 def test_a_line_cut_short_by_a_crash_is_written_anew(uninterrupted, tiny_recipe, tmp_path, stopped):
@@ -198,17 +209,37 @@ def test_a_checkpoint_that_drew_otherwise_is_refused(
     other = training.Training(networks, [], 6, lambda *_: iter(()), **change)
     tracker = Tracker(tmp_path, iterations=6, every=3, world=World())
     with pytest.raises(SegueError, match=message):
-        training.resume(other, tracker, uninterrupted / "train/checkpoints")
+        resume(other, tracker, uninterrupted / "train/checkpoints")
 
 
-def test_a_damaged_checkpoint_is_told(uninterrupted, tiny_recipe, tmp_path, stopped):
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def altered(path):
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (cut_short, "cannot be read as a checkpoint"),
+        (altered, "is damaged: its checksum is not that of its contents"),
+    ],
+)
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(
+    uninterrupted, tiny_recipe, tmp_path, stopped, spoil, told
+):
     stopped(tiny_recipe(NAME, *SHORT), tmp_path, MODEL)
     newest = checkpoint.found(tmp_path / "train/checkpoints")[-1][1]
-    newest.write_bytes(newest.read_bytes()[:1000])
-    with pytest.raises(SegueError, match=r"000006\.pt: cannot be read as a checkpoint; delete it"):
-        run(tiny_recipe(NAME, *SHORT), tmp_path)
-    newest.unlink()
-    run(tiny_recipe(NAME, *SHORT), tmp_path)
+    spoil(newest)
+    said = Console(file=StringIO())
+    run(tiny_recipe(NAME, *SHORT), tmp_path, console=said)
+    text = " ".join(said.file.getvalue().split())
+    assert f"{newest} {told}; going on from iteration 4" in text
+    assert newest.with_name(newest.name + ".damaged").is_file()
     assert_same_files(tmp_path, uninterrupted)
 
 

@@ -139,4 +139,5 @@ def test_memory_does_not_grow_with_the_number_of_images(name):
         tracemalloc.stop()
         sizes[count] = sum(one.nbytes for one in counts)
     assert sizes[20] == sizes[200]
-    assert abs(peaks[200] - peaks[20]) < 20_000
+    # Of more random images the one with most different values has a few more.
+    assert abs(peaks[200] - peaks[20]) < 50_000

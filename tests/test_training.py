@@ -11,19 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from soak import same
 from torch import nn
 
 from segue import assembly, checkpoint, training
 from segue.batch import Batch
 from segue.distributed import World
 from segue.errors import SegueError
+from segue.label_space import CITYSCAPES
 from segue.model import FILE, read
 from segue.models.segmenter import Segmenter
 from segue.networks import Network, Networks
 from segue.phases import Weighted, usual_phases
 from segue.running import run
 from segue.stages import train
-from segue.tracking import Tracker, read_rows
+from segue.tracking import WARNINGS, Tracker, read_rows
 from segue.training import Training
 
 NAME = "local-alignment-demo"
@@ -138,6 +140,95 @@ class TestNonFinite:
         ):
             training.train(one, tracker, tmp_path / "checkpoints", checkpoint_every=1)
         assert weight.item() == 0
+
+
+SKIP = ("stages.train.iterations=6", "stages.train.on_non_finite=skip", SMALL)
+
+
+class TestLeftOut:
+    """`on_non_finite: skip` goes on without the iteration, and without a trace of it."""
+
+    def test_it_is_counted_and_told(self, loop, tmp_path):
+        one = loop(*SKIP, change=spoiling(2, not_a_number))
+        rows = read_rows(tmp_path / "train/metrics.jsonl")
+        assert [row["skipped"] for row in rows] == [0, 0, 1, 0, 0, 0]
+        assert rows[2].keys() == {"iteration", "skipped"}
+        assert all(math.isfinite(value) for row in rows for value in row.values())
+        (row,) = read_rows(tmp_path / "train" / WARNINGS)
+        assert row["iteration"] == 3
+        assert row["warning"].startswith("left out: iteration 2: loss alignment is nan")
+        for name, module in one.networks.items():
+            for key, value in module.state_dict().items():
+                assert value.isfinite().all(), f"{name}.{key}"
+
+    def test_nothing_of_it_stays(self, loop, tiny_recipe):
+        """Weights, running statistics and optimisers are as they were before it."""
+        states = []
+
+        def change(one):
+            spoiling(2, not_a_number)(one)
+            draw = one.draw
+
+            def watched(first, stop):
+                for micro_batches in draw(first, stop):
+                    states.append(copy.deepcopy(one.state_dict()))
+                    yield micro_batches
+
+            one.draw = watched
+
+        tracking = "stages.train.networks.segmenter.batch_norm=tracking"
+        loop(*SKIP, tracking, change=change)
+        before, after, later = states[2], states[3], states[4]
+        assert after.pop("skipped_in_a_row") == 1
+        assert before.pop("skipped_in_a_row") == later.pop("skipped_in_a_row") == 0
+        assert same(before, after)
+        assert not same(after, later)
+
+    def test_too_many_in_a_row_stop(self, loop, monkeypatch):
+        monkeypatch.setattr("segue.non_finite.MOST", 2)
+
+        def change(one):
+            for iteration in (1, 2, 3):
+                spoiling(iteration, not_a_number)(one)
+
+        with pytest.raises(SegueError, match="iteration 3: loss alignment is nan"):
+            loop(*SKIP, change=change)
+
+    def test_it_may_be_set_after_a_stop(self, loop, tmp_path):
+        settings = ("stages.train.iterations=6", "stages.train.checkpoint_every=2", SMALL)
+        with pytest.raises(SegueError, match="iteration 3: loss alignment is nan"):
+            loop(*settings, change=spoiling(3, not_a_number))
+        loop(*settings, "stages.train.on_non_finite=skip", change=spoiling(3, not_a_number))
+        skipped = [row.get("skipped") for row in read_rows(tmp_path / "train/metrics.jsonl")]
+        assert skipped == [None, None, 0, 1, 0, 0]
+
+    def test_weights_that_are_not_finite_are_never_saved(self, loop, tmp_path):
+        settings = ("stages.train.iterations=4", "stages.train.checkpoint_every=2", SMALL)
+        with pytest.raises(SegueError, match="iteration 4: weights of discriminator are not fin"):
+            loop(*settings, change=lambda one: poison_after(one, 3))
+        assert [one for one, _ in checkpoint.found(tmp_path / "train/checkpoints")] == [2]
+
+
+class Poison:
+    """A follower that spoils a weight after one iteration."""
+
+    def __init__(self, networks, at):
+        self.networks, self.at = networks, at
+
+    def after(self, steps):
+        if steps[0].iteration == self.at:
+            parameter = next(self.networks["discriminator"].parameters())
+            parameter.data.flatten()[0] = math.inf
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def poison_after(one, at):
+    one.followers = {"poison": Poison(one.networks, at)}
 
 
 class TestPrecision:
@@ -300,6 +391,8 @@ class TestWhatIsWritten:
                 "loss/segmentation",
                 "pull/alignment",
                 "pull/segmentation",
+                "target/entropy",
+                *(f"target/share/{name}" for name in sorted(CITYSCAPES.classes)),
             ]
         timing = read_rows(first / "train/timing.jsonl")
         assert [row["iteration"] for row in timing] == [2, 4]

@@ -116,7 +116,7 @@ def test_mistakes_are_told(settings, said):
     part = {"kind": "translated", **settings}
     with pytest.raises(SegueError) as caught:
         build(VIEWS, part, where="views.aligned", what="view")
-    assert str(caught.value).startswith(said)
+    assert said in str(caught.value)
 
 
 # Jittered
@@ -211,4 +211,4 @@ def test_constant_and_grey_images_are_jittered(value):
 def test_strengths_out_of_range_are_refused(settings, said):
     with pytest.raises(SegueError) as caught:
         build(VIEWS, {"kind": "jittered", **settings}, where="views.x", what="view")
-    assert str(caught.value).startswith(said)
+    assert said in str(caught.value)

@@ -13,18 +13,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segue.errors import SegueError
-    from segue.model import load
+    from segue.exporting import export
+    from segue.model import Ensemble, load
+    from segue.notebook import Prediction
     from segue.recipe import load as load_recipe
     from segue.running import run
     from segue.stages.evaluate import evaluate
 
 __version__ = "0.1.0"
-__all__ = ["SegueError", "evaluate", "load", "load_recipe", "run"]
+__all__ = [
+    "Ensemble",
+    "Prediction",
+    "SegueError",
+    "evaluate",
+    "export",
+    "load",
+    "load_recipe",
+    "run",
+]
 
 # Imported when first used: `segue --help` must not wait for torch.
 _HOMES = {
+    "Ensemble": ("segue.model", "Ensemble"),
+    "Prediction": ("segue.notebook", "Prediction"),
     "SegueError": ("segue.errors", "SegueError"),
     "evaluate": ("segue.stages.evaluate", "evaluate"),
+    "export": ("segue.exporting", "export"),
     "load": ("segue.model", "load"),
     "load_recipe": ("segue.recipe", "load"),
     "run": ("segue.running", "run"),

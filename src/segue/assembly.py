@@ -9,10 +9,12 @@ import torch
 
 from segue.datasets import DATASETS, Dataset, made
 from segue.datasets.augmentation import AUGMENTATIONS
+from segue.datasets.cache import cached
 from segue.datasets.loading import Role as Reading
 from segue.datasets.sampling import seed_for
 from segue.errors import SegueError
 from segue.losses import LOSSES
+from segue.models.checkpointing import checkpoint_blocks
 from segue.networks import NETWORKS, OPTIMISERS, SCHEDULES, Network, Networks
 from segue.phases import Objective, Phase, Weighted, usual_phases
 from segue.recipe import (
@@ -57,7 +59,7 @@ def dataset(recipe: Recipe, name: str, *, labels: bool, work_dir: Path = Path())
         case PseudoLabelStage(data=base):
             bare = dataset(recipe, base, labels=False, work_dir=work_dir)
             return made.pseudo_labelled(bare, work_dir / name) if labels else bare
-    return build(
+    files = build(
         DATASETS,
         recipe.data[name],
         where=f"data.{name}",
@@ -65,6 +67,7 @@ def dataset(recipe: Recipe, name: str, *, labels: bool, work_dir: Path = Path())
         label_space=recipe.classes(),
         with_labels=labels,
     )
+    return files if recipe.cache is None else cached(files, Path(recipe.cache))
 
 
 def reading(recipe: Recipe, role: Role, *, labels: bool, work_dir: Path) -> Reading:
@@ -123,6 +126,8 @@ def network(recipe: Recipe, stage: TrainStage, settings: NetworkSettings, *, whe
         what="network",
         num_classes=recipe.classes().num_classes,
     )
+    if settings.checkpointing:
+        checkpoint_blocks(module, where=f"{where}.checkpointing")
     if settings.optimiser is None:
         return Network(module.requires_grad_(False))
     optimiser = build(

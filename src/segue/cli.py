@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
+from segue import stopping
+from segue.analyse_cli import analyse
 from segue.errors import SegueError
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from segue.terminal import console, use
 
 app = typer.Typer(
     name="segue",
@@ -21,8 +22,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
+    result_callback=lambda *_, **__: leave_processes(),
 )
-analyse = typer.Typer(help="Answer one question about data or runs: a figure and its numbers.")
 app.add_typer(analyse, name="analyse", no_args_is_help=True)
 
 RecipeName = Annotated[str, typer.Argument(help="a shipped recipe's name, or a YAML file")]
@@ -30,6 +31,12 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(help="settings, as seed=1 or stages.train.iterations=200")
 ]
 WorkDir = Annotated[Path, typer.Argument(help="the folder of a run")]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", help="a Python file with parts of your own; its code is run"),
+]
+# Typer carries a click of its own and names this class nowhere.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 @app.command()
@@ -61,8 +68,10 @@ def run(
     work_dir: Annotated[
         Path | None, typer.Option(help="where to; runs/<recipe name> unless given")
     ] = None,
+    plugin: Plugins = None,
 ) -> None:
     """Run a recipe, or go on with it: the same command again continues exactly."""
+    use(plugin)
     from segue.recipe import load
     from segue.running import run as run_recipe
     from segue.showing import show_evaluations
@@ -85,8 +94,19 @@ def sweep(
     work_dir: Annotated[
         Path | None, typer.Option(help="where to; runs/sweep-<recipe> unless given")
     ] = None,
+    submit: Annotated[
+        str | None,
+        typer.Option(help="make each run a job: slurm, or local to try it; needs segue\\[cluster]"),
+    ] = None,
+    job: Annotated[
+        list[str] | None,
+        typer.Option(help="what a job asks for: timeout_min=600, slurm_partition=NAME, ..."),
+    ] = None,
+    plugin: Plugins = None,
 ) -> None:
     """Run a recipe once per value of a setting, and compare; stop and go on at will."""
+    use(plugin)
+    from segue.submitting import Cluster
     from segue.sweeping import sweep as run_sweep
 
     run_sweep(
@@ -95,13 +115,32 @@ def sweep(
         ablation=ablation,
         seeds=seeds,
         work_dir=work_dir,
+        cluster=Cluster.of(submit, job or ()),
         console=console(),
     )
 
 
 @app.command()
-def evaluate(work_dir: WorkDir) -> None:
+def replay(
+    work_dir: WorkDir,
+    stage: Annotated[str | None, typer.Option(help="a train stage; the first unless given")] = None,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="how many; two lines of metrics unless given")
+    ] = None,
+) -> None:
+    """Run a run's first iterations again, beside it, and tell whether they agree to the bit."""
+    from segue.replaying import replay as replay_run
+
+    found = replay_run(work_dir, stage=stage, iterations=iterations, console=console())
+    console().print(str(found), highlight=False, soft_wrap=True)
+    if found.differences:
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(work_dir: WorkDir, plugin: Plugins = None) -> None:
     """Score a finished run again on its validation data and print the table."""
+    use(plugin)
     from segue.showing import evaluate_again, show_evaluations
 
     evaluate_again(work_dir, console())
@@ -117,15 +156,41 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="leave out images that are labelled already")
     ] = False,
+    plugin: Plugins = None,
 ) -> None:
     """Write a label PNG and a colour PNG for every image."""
+    use(plugin)
     from segue import load
     from segue.distributed import join
     from segue.predicting import predict as predict_images
 
-    models = load(model, join(device).device)
-    written = predict_images(models, images, output, resume=resume, console=console())
-    console().print(f"{len(written)} images labelled in {output}", highlight=False)
+    world, shown = join(device), console()
+    models = load(model, world.device)
+    written = predict_images(models, images, output, resume=resume, world=world, console=shown)
+    shown.print(f"{len(written)} images labelled in {output}", highlight=False)
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="a work_dir, or a model.safetensors")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder of the export")],
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="also an ONNX file; needs segue\\[export]")
+    ] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME",
+            help="upload it to this Hugging Face repository, private if new; needs segue\\[hub]",
+        ),
+    ] = None,
+    plugin: Plugins = None,
+) -> None:
+    """Write a model as a folder for others: weights, description, model card, ONNX."""
+    use(plugin)
+    from segue.exporting import export as export_model
+
+    export_model(model, output, onnx=onnx, push=push, console=console())
 
 
 @app.command()
@@ -135,12 +200,24 @@ def check(
     sample: Annotated[
         int | None, typer.Option(min=1, help="look at only so many images of each dataset")
     ] = None,
+    fit: Annotated[
+        bool,
+        typer.Option("--fit", help="instead measure memory and time of a step; needs no data"),
+    ] = False,
+    plugin: Plugins = None,
 ) -> None:
     """Look at files, pairs, sizes, ids, classes and weights before an hour of GPU is spent."""
+    use(plugin)
     from segue.checking import check as check_recipe
+    from segue.checking.fit import fit as measure
     from segue.recipe import load
 
-    report = check_recipe(load(recipe, settings or ()), sample=sample, console=console())
+    whole = load(recipe, settings or ())
+    report = (
+        measure(whole, console=console())
+        if fit
+        else check_recipe(whole, sample=sample, console=console())
+    )
     console().print(report.to_rich())
     if report.problems:
         raise typer.Exit(1)
@@ -155,80 +232,69 @@ def list_parts(
             "pseudo-labels); all unless given"
         ),
     ] = None,
+    plugin: Plugins = None,
 ) -> None:
     """Name the recipes, and the parts of which recipes are made."""
+    use(plugin)
     from segue.showing import show_parts
 
     show_parts(what, console())
 
 
-@analyse.command(name="layout-shift")
-def layout_shift(
-    recipe: RecipeName,
-    settings: Overrides = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="folder for figure and numbers")
-    ] = Path("runs/layout-shift"),
-    source: Annotated[str, typer.Option(help="labelled dataset of the recipe")] = "source",
-    target: Annotated[str, typer.Option(help="labelled dataset of the recipe")] = "validation",
-    size: Annotated[tuple[int, int], typer.Option(help="width and height of the maps")] = (
-        1024,
-        512,
-    ),
-    patches: Annotated[
-        str, typer.Option(help="patch sides in pixels of the map, and `whole`")
-    ] = "32,64,128,256,512,whole",
-    iterations: Annotated[int, typer.Option(min=1)] = 3000,
-    every: Annotated[int, typer.Option(min=1, help="validate so often")] = 100,
-    runs: Annotated[int, typer.Option(min=1)] = 3,
-    validation: Annotated[
-        int, typer.Option(min=1, help="maps of each set that are kept for validation")
-    ] = 500,
-    mask_void: Annotated[
-        bool, typer.Option(help="hide in each patch what the other domain's void would hide")
-    ] = True,
-) -> None:
-    """Tell how far two sets' layouts differ, by patch size (local alignment, figure 1)."""
-    from segue.analysis.layout_shift_command import run as run_layout_shift
-
-    run_layout_shift(
-        recipe,
-        settings or [],
-        output,
-        source=source,
-        target=target,
-        size=size,
-        patches=patches,
-        iterations=iterations,
-        every=every,
-        runs=runs,
-        validation=validation,
-        mask_void=mask_void,
-        console=console(),
-    )
+def leave_processes() -> None:
+    """Takes leave of the other processes when a command has ended well."""
+    # Whoever has not loaded it has not joined any.
+    distributed = sys.modules.get("segue.distributed")
+    if distributed is not None:
+        distributed.leave()
 
 
-def console() -> Console:
-    """Where people read: as wide as the terminal, and silent in all processes but the first."""
-    from rich.console import Console
+def tell_usage(error: Any) -> int:
+    """Tells what is wrong with a command line; returns the exit code."""
+    message = error.format_message().rstrip(".")
+    if message:  # none: help was asked for by giving no command, and shown
+        command = error.ctx.command_path if error.ctx is not None else "segue"
+        fix = f"`{command} --help` names what there is"
+        where = None if command == "segue" else command
+        print(f"segue: {SegueError(message, where=where, fix=fix)}", file=sys.stderr)
+    return int(error.exit_code)
 
-    wide = sys.stdout.isatty()
-    follows = os.environ.get("RANK", "0") != "0"
-    return Console(width=None if wide else 100, quiet=follows)
+
+def share_cores() -> None:
+    """Lets threads that wait for work go to sleep soon, unless the environment says how they wait.
+
+    OpenMP reads it once, when torch is loaded, which no command has done yet. As it is, they spin
+    for milliseconds: of trainings that share cores each then took seven times the CPU time (20
+    processes on 4 cores; 1.4 times with this). Without any spinning a lone training loses a tenth.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        # The second is for GNU's OpenMP, which comes with torch on Linux; it wins there.
+        os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line; a user's mistake is one line on stderr and exit code 1."""
+    """Runs the command line; a user's mistake is one line on stderr and exit code 1 (2: usage)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files need not be text
+            stream.reconfigure(errors="backslashreplace")
+    share_cores()
+    rank = os.environ.get("RANK", "0")
+    speaker = "segue" if rank == "0" else f"segue, process {rank}"
     try:
-        app(args=arguments)
+        with stopping.listening():
+            code = app(args=arguments, prog_name="segue", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except UsageError as error:
+        sys.exit(tell_usage(error))
+    except stopping.Stopped as stopped:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"segue: {stopped}", file=sys.stderr)
+        sys.exit(stopped.exit_code)
     except SegueError as error:
-        print(f"segue: {error}", file=sys.stderr)
+        print(f"{speaker}: {error}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         told = f"{where}{error.strerror or error}; mend it, then the same command goes on"
-        print(f"segue: {told}", file=sys.stderr)
+        print(f"{speaker}: {told}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("segue: stopped; the same command again goes on", file=sys.stderr)
-        sys.exit(130)

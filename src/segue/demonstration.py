@@ -20,7 +20,7 @@ from segue.running import run as run_recipe
 from segue.showing import compare, evaluations, recipe_of, versions
 from segue.stages.evaluate import Evaluation
 from segue.tables import choose
-from segue.tracking import Meter, read_rows
+from segue.tracking import WARNINGS, Meter, read_rows
 
 # What each does, in a sentence for the page's reader.
 SYSTEMS = {
@@ -84,7 +84,7 @@ def run(
     make_page(page, system, recipe, table, {m: f[0] for m, f in folders.items()}, seeds)
     (work_dir / "demo.md").write_text(table.to_markdown())
     minutes = (time.monotonic() - begun) / 60
-    console.print(f"{minutes:.1f} minutes. Look at [bold]{page}[/]", highlight=False)
+    console.print(f"{minutes:.1f} minutes. Look at {page}", highlight=False)
     return results
 
 
@@ -172,6 +172,7 @@ def make_page(
         notes=[
             f"Panels are every {VALIDATION_IMAGES // PANELS}th validation image, seed 0.",
             "The worlds and how they differ: docs/worlds.md. They were not tuned for a method.",
+            *(f"{method}, {text}" for method, of in folders.items() for text in warnings_of(of)),
         ],
     )
 
@@ -187,6 +188,17 @@ def curve(work_dir: Path) -> list[tuple[float, float]]:
         ]
         before += length
     return points
+
+
+def warnings_of(work_dir: Path) -> list[str]:
+    """What training warned of, stage by stage."""
+    files = {name: work_dir / name / WARNINGS for name in trained(recipe_of(work_dir))}
+    return [
+        f"{name}, iteration {row['iteration']}: {row['warning']}"
+        for name, path in files.items()
+        if path.is_file()
+        for row in read_rows(path)
+    ]
 
 
 def minutes_of(work_dir: Path) -> float:

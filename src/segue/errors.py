@@ -1,5 +1,7 @@
 """The one error that users see."""
 
+import re
+
 
 class SegueError(Exception):
     """A mistake that the user can mend, told in one line: where, what, and what to do.
@@ -16,5 +18,20 @@ class SegueError(Exception):
 
     def __init__(self, what: str, *, where: object = None, fix: str = "") -> None:
         self.what, self.where, self.fix = what, where, fix
-        text = what if where is None else f"{where}: {what}"
-        super().__init__(" ".join((f"{text}; {fix}" if fix else text).split()))
+        # A name keeps its spaces, so that it can be found; of messages lines are joined.
+        place = "" if where is None else f"{printable(str(where))}: "
+        told = re.sub(r"\s*[\r\n]\s*", " ", f"{what}; {fix}" if fix else what).strip()
+        super().__init__(place + printable(told))
+
+
+def printable(text: str) -> str:
+    """The text with all that would break a line or steer a terminal written as an escape.
+
+    Example:
+        >>> printable("two\\nlines \\x1b[31m, Köln 1.png")
+        'two\\\\nlines \\\\x1b[31m, Köln 1.png'
+    """
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode()
+        for sign in text
+    )

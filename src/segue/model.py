@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
-from segue.checkpoint import write_whole
 from segue.datasets.reading import read_image
 from segue.distributed import CPU
 from segue.errors import SegueError
 from segue.label_space import LabelSpace
+from segue.labelling import Vote, labels, labels_and_confidence
 from segue.models import MODELS, Segmenter
 from segue.models.normalisation import Normalisation
+from segue.models.sealed import read_sealed, write_sealed
+from segue.notebook import Prediction, model_html
 from segue.tables import build
 
 FORMAT = 1
 FILE = "model.safetensors"
+CONFIG = "config.json"  # of a folder of `segue export`
 
 
 @dataclass
@@ -57,6 +59,10 @@ class Model:
         """
         resized = Image.fromarray(image)
         if resized.size != self.size:
+            # Rows first, whatever a version of Pillow finds faster: the bits are the same then,
+            # also those of exported graphs.
+            rows = (self.size[0], resized.height)
+            resized = resized.resize(rows, Image.Resampling.BICUBIC)
             resized = resized.resize(self.size, Image.Resampling.BICUBIC)
         tensor = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None]
         self.segmenter.eval()
@@ -67,6 +73,13 @@ class Model:
             fix = f"the network has: {', '.join(output.logits)}"
             raise SegueError(f"no head is called {absent[0]!r}", where="heads", fix=fix)
         return {name: output.logits[name].float() for name in self.heads}
+
+    def votes(self, logits: Mapping[str, Tensor]) -> list[Vote]:
+        """What each head says of an image, from what `logits_of` gave."""
+        total, aligned = sum(self.heads.values()), self.segmenter.align_corners
+        return [
+            Vote(values[0], aligned, self.heads[name] / total) for name, values in logits.items()
+        ]
 
     def probabilities(
         self, image: NDArray[np.uint8], size: tuple[int, int] | None = None
@@ -90,10 +103,7 @@ class Model:
             SegueError: the file is no image.
         """
         array = as_array(image)
-        if len(self.heads) > 1:
-            return label_of(self.probabilities(array))
-        (logits,) = self.logits_of(array).values()
-        return label_of(self.segmenter.upsample(logits, array.shape[:2])[0])
+        return labels(self.votes(self.logits_of(array)), array.shape[:2]).cpu().numpy()
 
     def save(self, path: Path) -> None:
         """Writes weights and description as one safetensors file."""
@@ -106,10 +116,7 @@ class Model:
             "size": self.size,
             "heads": dict(self.heads),
         }
-        state = self.segmenter.state_dict()
-        tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-        data = safetensors.torch.save(tensors, {"segue": json.dumps(description)})
-        write_whole(path, lambda file: file.write(data))
+        write_sealed(path, self.segmenter.state_dict(), description)
 
 
 class Ensemble:
@@ -134,24 +141,50 @@ class Ensemble:
         """Each model's logits [1, C, h, w] by head for an RGB image [H, W, 3]."""
         return [model.logits_of(image) for model in self.models]
 
-    def probabilities_from(
-        self, logits: Sequence[Mapping[str, Tensor]], size: tuple[int, int]
-    ) -> Tensor:
-        """Mean probabilities [C, H, W] at `size` (height, width) from what `logits_of` gave."""
-        summed = torch.zeros(())
-        for model, values in zip(self.models, logits, strict=True):
-            summed = summed + model.probabilities_from(values, size)
-        return summed / len(self.models)
-
     def predict(self, image: str | Path | Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Train ids [H, W] of the mean probabilities."""
+        """Train ids [H, W] of the mean probabilities.
+
+        Raises:
+            SegueError: the file is no image.
+        """
         array = as_array(image)
         if len(self.models) == 1:
             return self.models[0].predict(array)
-        summed = torch.zeros(())
-        for model in self.models:
-            summed = summed + model.probabilities(array)
-        return label_of(summed)
+        return labels(self.votes(self.logits_of(array)), array.shape[:2]).cpu().numpy()
+
+    def predict_with_confidence(
+        self, image: str | Path | Image.Image | NDArray[np.uint8]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Train ids [H, W] as `predict` gives them, and their mean probabilities.
+
+        Raises:
+            SegueError: the file is no image.
+        """
+        array = as_array(image)
+        votes = self.votes(self.logits_of(array))
+        label, confidence = labels_and_confidence(votes, array.shape[:2])
+        return label.cpu().numpy(), confidence.cpu().numpy()
+
+    def show(self, image: str | Path | Image.Image | NDArray[np.uint8]) -> Prediction:
+        """The labels that `predict` gives with image and confidence; notebooks draw them.
+
+        Raises:
+            SegueError: the file is no image.
+        """
+        array = as_array(image)
+        return Prediction(array, *self.predict_with_confidence(array), self.label_space)
+
+    def _repr_html_(self) -> str:
+        return model_html(self.models)
+
+    def votes(self, logits: Sequence[Mapping[str, Tensor]]) -> list[Vote]:
+        """What each head of each model says of an image, from what `logits_of` gave."""
+        votes = (
+            vote
+            for model, values in zip(self.models, logits, strict=True)
+            for vote in model.votes(values)
+        )
+        return [replace(vote, share=vote.share / len(self.models)) for vote in votes]
 
 
 def as_array(image: str | Path | Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -161,13 +194,8 @@ def as_array(image: str | Path | Image.Image | NDArray[np.uint8]) -> NDArray[np.
     return np.array(image.convert("RGB")) if isinstance(image, Image.Image) else image
 
 
-def label_of(scores: Tensor) -> NDArray[np.uint8]:
-    """The index of the largest of [C, H, W], as uint8 [H, W]."""
-    return scores.argmax(0).to(torch.uint8).cpu().numpy()
-
-
 def load(path: str | Path, device: str | torch.device = "cpu") -> Ensemble:
-    """The model of a work_dir, of one of its train stages, or of a model.safetensors.
+    """The model of a work_dir, one of its train stages, an export, or a model.safetensors.
 
     Args:
         path: of a work_dir, what its last evaluate stage scores, or else its last train stage.
@@ -189,6 +217,8 @@ def files(path: Path) -> list[Path]:
         return [path]
     if (path / FILE).is_file():
         return [path / FILE]
+    if (path / CONFIG).is_file():
+        return _exported(path)
     if not (path / "recipe.yaml").is_file():
         raise SegueError("holds no trained model", where=path, fix="give a work_dir of `segue run`")
     from segue.recipe import EvaluateStage, TrainStage
@@ -206,23 +236,45 @@ def files(path: Path) -> list[Path]:
     return [path / name / FILE for name in names]
 
 
+def _exported(folder: Path) -> list[Path]:
+    try:
+        told = json.loads((folder / CONFIG).read_text())
+        # Names alone: a folder from elsewhere must not lead out of itself.
+        found = [folder / Path(model["file"]).name for model in told["models"]]
+    except (ValueError, LookupError, TypeError) as error:
+        fix = "give a folder of `segue export`"
+        raise SegueError("describes no model of Segue", where=folder / CONFIG, fix=fix) from error
+    absent = [path for path in found if not path.is_file()]
+    if absent or not found:
+        raise SegueError("holds no trained model", where=folder, fix="export it again")
+    return found
+
+
 def read(path: Path, device: str | torch.device = "cpu") -> Model:
     """A model from its file.
 
     Raises:
-        SegueError: the file is no model of Segue, or is of a newer format.
+        SegueError: the file is damaged, no model of Segue, or of a newer format.
     """
     try:
-        with safe_open(path, "pt") as file:
-            told = (file.metadata() or {}).get("segue")
-        tensors = safetensors.torch.load_file(path)
+        tensors, description = read_sealed(path)
     except (OSError, SafetensorError) as error:
         raise SegueError(f"cannot be read: {error}", where=path, fix="train it again") from error
-    if told is None:
+    if description is None or "network" not in description:
         raise SegueError("holds weights but no description", where=path, fix="use it as `weights`")
-    description = json.loads(told)
     if description["format"] != FORMAT:
         raise SegueError("is of a newer format", where=path, fix="upgrade Segue")
+    try:
+        model = _built(tensors, description, path)
+    # A description from elsewhere may lack anything, and torch raises RuntimeError for what it has.
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        told = "its description does not fit its weights"
+        raise SegueError(told, where=path, fix="train it again") from error
+    model.segmenter.to(device).eval()
+    return replace(model, device=torch.device(device))
+
+
+def _built(tensors: Mapping[str, Tensor], description: Mapping[str, Any], path: Path) -> Model:
     name, classes, colours, protocols = description["label_space"]
     space = LabelSpace(
         name,
@@ -230,14 +282,11 @@ def read(path: Path, device: str | torch.device = "cpu") -> Model:
         tuple((r, g, b) for r, g, b in colours),
         {key: tuple(ids) for key, ids in protocols.items()},
     )
-    segmenter = build(
-        MODELS, description["network"], where=str(path), what="model", num_classes=len(classes)
-    )
+    # A model file brings its weights and must not name others.
+    settings = {key: one for key, one in description["network"].items() if key != "weights"}
+    segmenter = build(MODELS, settings, where=str(path), what="model", num_classes=len(classes))
     label, mean, std, scale, bgr = description["normalisation"]
     segmenter.normalisation = Normalisation(label, tuple(mean), tuple(std), scale, bgr)
     segmenter.load_state_dict(tensors)
-    segmenter.to(device).eval()
     size = (int(description["size"][0]), int(description["size"][1]))
-    return Model(
-        segmenter, space, size, description["network"], description["heads"], torch.device(device)
-    )
+    return Model(segmenter, space, size, description["network"], description["heads"])

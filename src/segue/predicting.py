@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,8 @@ from rich.console import Console
 from segue.checkpoint import write_whole
 from segue.datasets.ahead import ahead
 from segue.datasets.workers import available_cores
-from segue.errors import SegueError
+from segue.distributed import World, gather, meet
+from segue.errors import SegueError, printable
 from segue.label_space import LabelSpace
 from segue.model import Ensemble, as_array
 from segue.tracking import Meter
@@ -27,6 +28,7 @@ from segue.tracking import Meter
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 AHEAD = 2  # decoded images that may wait for the network
 MOST_WRITERS = 4
+ALONE = World()
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def predict(
     output: Path,
     *,
     resume: bool = False,
+    world: World = ALONE,
     console: Console | None = None,
 ) -> list[Path]:
     """Writes `<name>_label.png` (train ids, 8 bits) and `<name>_colour.png` for every image.
@@ -63,10 +66,12 @@ def predict(
         output: the folder to write to, made if need be.
         resume: leave out images whose two files are there and no older than the image. Which model
             wrote them is not known: without it everything is predicted anew.
+        world: process r of n takes images r, r + n, r + 2 n, ...; all see the same files, and what
+            each file is called does not depend on how many they are.
         console: where to show progress and what failed; None keeps silent.
 
     Returns:
-        The label files that were written, in the order of the images.
+        The label files that were written, by any process, in the order of the images.
 
     Raises:
         SegueError: a path is missing, a folder holds no image, a prediction would land on an
@@ -76,15 +81,20 @@ def predict(
     jobs = plan(paths, output)
     if resume:
         jobs = [job for job in jobs if not job.is_done()]
-    meter = Meter(console, "predict", len(jobs), "img")
+    # Whoever writes before all have looked changes what the others find to be left.
+    meet(world)
+    mine = jobs[world.rank :: world.size]
+    meter = Meter(console if world.leads else None, "predict", len(jobs), "img")
     meter.start()
     try:
-        written, failed = _run(models, jobs, meter)
+        found = _run(models, mine, lambda done: meter.advance(min(done * world.size, len(jobs))))
     finally:
         meter.stop()
+    outcome = {label: error for part in gather(found, world) for label, error in part.items()}
+    failed = [error for job in jobs if (error := outcome[job.label]) is not None]
     if failed:
-        raise _summary(failed, len(jobs), console)
-    return written
+        raise _summary(failed, len(jobs), console if world.leads else None)
+    return [job.label for job in jobs]
 
 
 def plan(paths: Sequence[Path], output: Path) -> list[Job]:
@@ -179,25 +189,27 @@ def _refuse_harm(jobs: Iterable[Job], home: Path) -> None:
 
 
 def _run(
-    models: Ensemble, jobs: Sequence[Job], meter: Meter
-) -> tuple[list[Path], list[SegueError]]:
-    """Predicts all; decoding runs ahead and encoding behind, in threads."""
-    written: list[Path] = []
-    failed: list[SegueError] = []
+    models: Ensemble, jobs: Sequence[Job], advance: Callable[[int], None]
+) -> dict[Path, SegueError | None]:
+    """Predicts all and tells by label file what went wrong, None where nothing did.
+
+    Decoding runs ahead and encoding behind, in threads.
+    """
+    outcome: dict[Path, SegueError | None] = {}
     threads = min(MOST_WRITERS, available_cores())
     writing: deque[Future[Path]] = deque()
     with ThreadPoolExecutor(threads) as writers:
         for done, (job, image) in enumerate(ahead(_decoded, jobs, most=AHEAD), 1):
             label = image if isinstance(image, SegueError) else _label(models, job, image)
             if isinstance(label, SegueError):
-                failed.append(label)
+                outcome[job.label] = label
             else:
                 writing.append(writers.submit(_write, job, label, models.label_space))
             while len(writing) > 2 * threads:
-                written.append(writing.popleft().result())
-            meter.advance(done)
-        written += [future.result() for future in writing]
-    return written, failed
+                outcome[writing.popleft().result()] = None
+            advance(done)
+        outcome |= {future.result(): None for future in writing}
+    return outcome
 
 
 def _decoded(job: Job) -> tuple[Job, NDArray[np.uint8] | SegueError]:
@@ -232,7 +244,7 @@ def _write(job: Job, label: NDArray[np.uint8], space: LabelSpace) -> Path:
 
 def _summary(failed: Sequence[SegueError], total: int, console: Console | None) -> SegueError:
     """The error that ends it all, one line for each failure shown and noted."""
-    names = ", ".join(str(error.where) for error in failed[:3])
+    names = ", ".join(printable(str(error.where)) for error in failed[:3])
     summary = SegueError(
         f"{len(failed)} of {total} images could not be predicted",
         fix=f"the others are done; mend or remove {names}{', ...' if len(failed) > 3 else ''}",

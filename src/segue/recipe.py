@@ -16,9 +16,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from segue.errors import SegueError
 from segue.label_space import LABEL_SPACES, LabelSpace
 from segue.recipe_checks import check_parts
-from segue.recipe_files import Dumper, resolve
+from segue.recipe_files import resolve
 from segue.stage_settings import (
     Ablation,
     CentresStage,
@@ -36,6 +37,7 @@ from segue.stage_settings import (
     ViewSettings,
 )
 from segue.tables import choose, parse
+from segue.yaml_text import Dumper
 
 __all__ = [
     "Ablation",
@@ -100,10 +102,13 @@ class Recipe(Settings):
     seed: int = Field(default=0, ge=0)
     device: str = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
+    deterministic: bool = False
+    compile: bool = False
     workers: int | None = Field(default=None, ge=0)
     label_space: str | OwnLabelSpace
     protocols: list[str] = Field(default=[])
     data: dict[str, dict[str, Any]]
+    cache: str | None = None  # written as `data.cache`
     stages: dict[str, Stage]
     ablations: dict[str, Ablation] = Field(default={})
 
@@ -113,6 +118,22 @@ class Recipe(Settings):
         if isinstance(value, dict) and isinstance(value.get("protocols"), list):
             value = {**value, "protocols": [str(name) for name in value["protocols"]]}
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _cache_is_no_dataset(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not isinstance(value.get("data"), dict):
+            return value
+        if "cache" in value:
+            raise SegueError("unknown key", where="cache", fix="write it as `data.cache`")
+        if "cache" not in value["data"]:
+            return value
+        data = dict(value["data"])
+        folder = data.pop("cache")
+        if not isinstance(folder, str | None) or folder == "":
+            fix = "give the folder of a cache, or null; a dataset needs another name"
+            raise SegueError(f"{folder!r} will not do", where="data.cache", fix=fix)
+        return {**value, "data": data, "cache": folder}
 
     def classes(self) -> LabelSpace:
         """The label space that the recipe names or describes."""
@@ -127,10 +148,25 @@ class Recipe(Settings):
 
     def as_yaml(self) -> str:
         """The recipe as resolved, in YAML that loads again."""
-        plain = self.model_dump(mode="json", exclude_none=True, exclude={"ablations"})
-        # To a dataset null says something: `labels: null` is not the default.
-        plain["data"] = self.data
+        plain = self._set()
+        plain["data"] = self.data | ({"cache": self.cache} if self.cache is not None else {})
         return yaml.dump(plain, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+    def _set(self) -> dict[str, Any]:
+        """What is set, as plain values.
+
+        To parts and as a network's optimiser null says something: it is not the default.
+        """
+        plain = _without_null(self.model_dump(mode="json", exclude={"ablations", "cache"}))
+        if isinstance(plain["label_space"], dict):
+            plain["label_space"] = _without_null(plain["label_space"])
+        plain["stages"] = {name: _without_null(one) for name, one in plain["stages"].items()}
+        for stage in plain["stages"].values():
+            for network in stage.get("networks", {}).values():
+                for key in ("load_from", "clip"):
+                    if network[key] is None:
+                        del network[key]
+        return plain
 
     def fingerprint(self, stage: str) -> str:
         """A digest of everything that decides what a stage computes."""
@@ -142,11 +178,18 @@ class Recipe(Settings):
         }
         if plain["stages"][stage]["kind"] == "evaluate":
             told["protocols"] = self.shown_protocols()
-        # How often state is saved does not change it.
+        # How often state is saved and what is kept in memory do not change it.
         for settings in told["stages"].values():
             settings.pop("checkpoint_every", None)
+            settings.pop("on_non_finite", None)
+            for network in settings.get("networks", {}).values():
+                network.pop("checkpointing")
         text = json.dumps(told, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def _without_null(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if value is not None}
 
 
 def load(name: str | Path, overrides: Sequence[str] = (), *, below: Sequence[str] = ()) -> Recipe:

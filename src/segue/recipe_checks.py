@@ -25,16 +25,21 @@ from segue.stage_settings import (
     TrainStage,
     TranslateStage,
 )
-from segue.tables import arguments, build, choose, split_kind
+from segue.tables import arguments, build, choose, construct, split_kind
 from segue.translation import TRANSLATIONS
 from segue.views import VIEWS
 
 if TYPE_CHECKING:
     from segue.recipe import Recipe
 
+LONGEST_NAME = 100
+
 
 def check_parts(recipe: Recipe) -> None:
     """Checks what pydantic cannot see: arguments of parts, and names of each other."""
+    refuse_path(recipe.name, "name")
+    for name in recipe.ablations:
+        refuse_path(name, "ablations")
     space = recipe.classes()
     for protocol in recipe.protocols:
         space.protocol(protocol)
@@ -43,6 +48,7 @@ def check_parts(recipe: Recipe) -> None:
         make = choose(DATASETS, kind, where=f"data.{name}.kind", what="dataset")
         arguments(make, rest, where=f"data.{name}", given=("label_space", "with_labels"))
     for name, stage in recipe.stages.items():
+        refuse_path(name, "stages")
         if name in recipe.data:
             fix = "give one of them another name"
             raise SegueError("is a dataset and a stage", where=f"stages.{name}", fix=fix)
@@ -107,9 +113,35 @@ class _Before:
         stage, earlier = str(source).partition("/")[0], self.stages(object)
         path = Path(source)
         # A path may be there only on the machine that trains.
-        if stage in self.recipe.stages or not (path.suffix or "/" in source or path.exists()):
+        if stage in self.recipe.stages or not (path.suffix or "/" in source or _is_there(path)):
             where = f"{self.where}.{key}.load_from"
             refuse_unknown(stage, earlier, where, "earlier stage")
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # such as a name that is too long
+        return False
+
+
+def refuse_path(name: str, where: str) -> None:
+    """Refuses a name that could lead out of the folder in which a run writes under it.
+
+    Raises:
+        SegueError: it is empty, too long, `.` or `..`, or has signs that part or steer.
+
+    Example:
+        >>> refuse_path("../../x", "stages")
+        Traceback (most recent call last):
+        segue.errors.SegueError: stages: '../../x' names a folder and will not do; use letters, \
+digits, _ and -
+    """
+    apart = any(sign in "/\\:" or not sign.isprintable() for sign in name)
+    if apart or name in ("", ".", "..") or len(name) > LONGEST_NAME:
+        shown = name if len(name) <= LONGEST_NAME else f"{name[:20]}..."
+        fix = "use letters, digits, _ and -"
+        raise SegueError(f"{shown!r} names a folder and will not do", where=where, fix=fix)
 
 
 def _check_drawn(before: _Before, stage: Drawn) -> list[str]:
@@ -126,7 +158,7 @@ def _check_drawn(before: _Before, stage: Drawn) -> list[str]:
         where = f"{before.where}.views.{name}"
         make = choose(VIEWS, view.kind, where=f"{where}.kind", what="view")
         checked = arguments(make, view.arguments, where=where)
-        made = make(**checked)
+        made = construct(make, checked, where=where)
         seen = {getattr(made, key) for key in ("of", "towards") if hasattr(made, key)}
         for other in sorted({*seen, *made.parents}):
             refuse_unknown(other, [*names, *views], where, "view")
@@ -138,16 +170,21 @@ def _check_train(before: _Before, stage: TrainStage) -> None:
     drawn, where = _check_drawn(before, stage), before.where
     for name, network in stage.networks.items():
         path = f"{where}.networks.{name}"
+        refuse_path(name, f"{where}.networks")
         make = choose(NETWORKS, network.kind, where=f"{path}.kind", what="network")
         arguments(make, network.arguments, where=path, given=("num_classes",))
         if network.optimiser is not None:
             _check_part(OPTIMISERS, network.optimiser, f"{path}.optimiser", "optimiser", "module")
         _check_part(SCHEDULES, network.schedule, f"{path}.schedule", "schedule", "iterations")
         before.loaded({"load_from": network.load_from}, f"networks.{name}")
+        if before.recipe.compile and network.checkpointing:
+            # torch.compile cannot look into what restores statistics of batch norms.
+            what = "does not go together with `compile`"
+            raise SegueError(what, where=f"{path}.checkpointing", fix="leave one of them out")
     for name, term in stage.terms.items():
         path = f"{where}.terms.{name}"
         loss = choose(LOSSES, term.kind, where=f"{path}.kind", what="loss")
-        built = loss(**arguments(loss, term.arguments, where=path))
+        built = construct(loss, arguments(loss, term.arguments, where=path), where=path)
         for side in built.values() if isinstance(built, dict) else (built,):
             for view in side.views:
                 refuse_unknown(view, drawn, path, "view")

@@ -3,50 +3,18 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from segue.errors import SegueError
 from segue.losses import LOSS_NETWORKS
 from segue.recipe_stages import expand_like, expand_rounds
 from segue.tables import suggestion
+from segue.yaml_text import DEEPEST, parsed
 
-# libyaml's parser, where PyYAML was built with it, takes a tenth of the time.
-_Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class Loader(_Safe):  # type: ignore[misc]
-    """YAML with 1.2's numbers (1.1 takes 1e-3 for text) that refuses a key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping, each key once."""
-        seen = set()
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                continue
-            if key_node.value in seen:
-                told = f"the key {key_node.value!r} stands twice"
-                raise yaml.constructor.ConstructorError(None, None, told, key_node.start_mark)
-            seen.add(key_node.value)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
-
-
-class Dumper(yaml.SafeDumper):
-    """Its other side: text that reads as such a number is quoted."""
-
-
-for _side in (Loader, Dumper):
-    _side.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
-        list("-+0123456789"),
-    )
+FORMAT = 1
 
 
 def shipped() -> list[str]:
@@ -79,6 +47,9 @@ def resolve(
     usual = _brought_anywhere(settings)
     for override in overrides:
         settings = merge(settings, _nested(override))
+    version = settings.get("format", FORMAT)
+    if isinstance(version, int) and version > FORMAT:
+        raise SegueError("is of a newer format", where=f"recipe {name}", fix="upgrade Segue")
     settings.pop("base", None)
     settings.setdefault("name", Path(name).stem)
     _expand(settings)
@@ -101,7 +72,7 @@ def _brought_anywhere(settings: Mapping[str, Any]) -> set[str]:
 
 
 def _read(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
-    if name in seen:
+    if _identity(name) in seen:
         raise SegueError("extends itself", where=f"recipe {name}", fix="change `base`")
     if name.endswith((".yaml", ".yml")) or "/" in name:
         path = Path(name)
@@ -113,26 +84,26 @@ def _read(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     else:
         entry = resources.files("segue") / "recipes" / f"{name}.yaml"
         if not entry.is_file():
-            fix = suggestion(name, shipped()) + "; or give the path of a YAML file"
+            fix = f"{suggestion(name, shipped())}; or give the path of a YAML file"
             raise SegueError(f"no recipe is called {name!r}", fix=fix)
         text = entry.read_bytes()
-    try:
-        settings = yaml.load(text, Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
-        problem = getattr(error, "problem", "") or "not YAML"
-        raise SegueError(f"line {line}: {problem}", where=name, fix="mend the YAML") from None
+    settings = parsed(text, where=name)
     if not isinstance(settings, dict):
         raise SegueError("is not a mapping of keys", where=name, fix="see docs/recipes.md")
     bases = settings.get("base")
     whole: dict[str, Any] = {}
     for base in bases if isinstance(bases, list) else [bases] if bases is not None else []:
         if str(base).endswith((".yaml", ".yml")):
-            base = str((Path(name).parent / str(base)).resolve())
-        whole = merge(whole, _read(str(base), (*seen, name)))
+            base = str(Path(name).parent / str(base))
+        whole = merge(whole, _read(str(base), (*seen, _identity(name))))
     # What was reported for those recipes was not reported for this one.
     whole.pop("paper", None)
     return merge(whole, settings)
+
+
+def _identity(name: str) -> str:
+    """What tells a recipe from others, whatever way leads to its file."""
+    return str(Path(name).resolve()) if Path(name).suffix in (".yaml", ".yml") else name
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,8 +115,9 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         >>> merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 5, "c": None}})
         {'a': {'b': 5}, 'd': 3}
     """
-    merged = copy.deepcopy(dict(below))
-    for key, value in above.items():
+    merged: dict[Any, Any] = copy.deepcopy(dict(below))
+    for one, value in above.items():
+        key = _as_it_stands(one, merged)
         old = merged.get(key)
         if value is None and key in merged:
             del merged[key]
@@ -156,19 +128,40 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _as_it_stands(key: Any, known: Mapping[Any, Any]) -> Any:
+    """The key, as a number where that is known: `ids.7=road` on a command line is text."""
+    if key in known or not isinstance(key, str):
+        return key
+    return next((one for one in known if not isinstance(one, str) and str(one) == key), key)
+
+
 def _same_kind(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     return "kind" not in new or "kind" not in old or old["kind"] == new["kind"]
 
 
-def _nested(override: str) -> dict[str, Any]:
+def setting(override: str) -> tuple[str, Any]:
+    """Key and value of a `key=value`.
+
+    Raises:
+        SegueError: it is none, or the value is not YAML.
+
+    Example:
+        >>> setting("stages.train.iterations=200")
+        ('stages.train.iterations', 200)
+    """
     key, equals, text = override.partition("=")
-    if not equals or not key.strip():
+    if not equals or not key.strip() or key.count(".") >= DEEPEST:
         raise SegueError(f"{override!r} is not key=value", fix="write e.g. seed=1")
     try:
-        value: Any = yaml.load(text, Loader)
-    except yaml.YAMLError:
-        raise SegueError(f"{text!r} is not a YAML value", where=key, fix="quote it") from None
-    for part in reversed(key.strip().split(".")):
+        return key.strip(), parsed(text, where=key)
+    except SegueError:
+        shown = text if len(text) <= 60 else f"{text[:57]}..."
+        raise SegueError(f"{shown!r} is not a YAML value", where=key, fix="quote it") from None
+
+
+def _nested(override: str) -> dict[str, Any]:
+    key, value = setting(override)
+    for part in reversed(key.split(".")):
         value = {part: value}
     assert isinstance(value, dict)
     return value

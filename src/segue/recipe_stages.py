@@ -24,7 +24,9 @@ def refuse_unknown(
         SegueError: with the nearest of what there is.
     """
     if name not in known:
-        raise SegueError(f"no {what} is called {name!r}", where=where, fix=suggestion(name, known))
+        raise SegueError(
+            f"no {what} is called {name!r}", where=where, fix=suggestion(str(name), known)
+        )
 
 
 def expand_rounds(settings: dict[str, Any], merge: Merge) -> None:
@@ -127,6 +129,9 @@ def expand_like(settings: dict[str, Any], merge: Merge, settle: Settle) -> None:
     settings.
     """
     templates = settings.pop("templates", None) or {}
+    if not isinstance(templates, dict):
+        fix = "map names to stages"
+        raise SegueError(f"{templates!r} will not do", where="templates", fix=fix)
     for key, known in (("templates", {}), ("stages", templates)):
         stages = templates if key == "templates" else settings.get("stages")
         if not isinstance(stages, dict):

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
-from segue import distributed
+from segue import distributed, plugins, stopping
+from segue.caching import fill_cache
 from segue.checkpoint import write_whole
+from segue.distributed import World
 from segue.errors import SegueError
+from segue.locking import locked
 from segue.recipe import Recipe
 from segue.stages import STAGES
 
 DONE = "done.json"
 SETTINGS = "settings.json"
 SECONDS = "seconds.json"
+ENVIRONMENT = "environment.json"
 _VERSIONS = (
     "segue",
     "torch",
@@ -46,14 +54,24 @@ def run(
         console: where to show progress; None keeps silent.
 
     Raises:
-        SegueError: the folder holds a run of other settings, or a stage fails.
+        SegueError: the folder holds a run of other settings, another process runs in it, or a
+            stage fails.
+        Stopped: a signal asked for it (SIGTERM, SIGINT, SIGUSR1).
     """
     folder = Path(work_dir) if work_dir is not None else Path("runs") / recipe.name
-    world = distributed.join(recipe.device)
+    with stopping.listening(), determinism(recipe.deterministic):
+        world = distributed.join(recipe.device)
+        with locked(folder, world):
+            run_stages(recipe, folder, world, console)
+    return folder
+
+
+def run_stages(recipe: Recipe, folder: Path, world: World, console: Console | None) -> None:
+    """Runs every stage that is not finished, in a folder that is this run's alone."""
     for name in recipe.stages:
         refuse_other(folder / name, recipe.fingerprint(name))
     if world.leads:
-        describe(recipe, folder)
+        describe(recipe, folder, world)
     waiting = [
         name
         for name in recipe.stages
@@ -61,6 +79,7 @@ def run(
     ]
     # A stage reads files that the leading process wrote in the one before.
     distributed.meet(world)
+    fill_cache(recipe, waiting, world=world, console=console)
     for name in waiting:
         stage, told = recipe.stages[name], {"fingerprint": recipe.fingerprint(name)}
         if world.leads:
@@ -72,13 +91,30 @@ def run(
             write_json(folder / name / SECONDS, {"seconds": time.monotonic() - begun})
             write_json(folder / name / DONE, told)
         distributed.meet(world)
-    distributed.leave()
-    return folder
+
+
+@contextmanager
+def determinism(wanted: bool) -> Iterator[None]:
+    """Has torch choose kernels that give the same bits each time; it warns of those that cannot.
+
+    On a CPU all do anyway.
+    """
+    if not wanted:
+        yield
+        return
+    # Read when CUDA starts: without it cuBLAS may add in another order each time.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def finished(path: Path, fingerprint: str) -> bool:
     """Whether a stage was finished with these very settings."""
-    return path.is_file() and json.loads(path.read_text())["fingerprint"] == fingerprint
+    return path.is_file() and _fingerprint_in(path) == fingerprint
 
 
 def refuse_other(folder: Path, fingerprint: str) -> None:
@@ -88,12 +124,20 @@ def refuse_other(folder: Path, fingerprint: str) -> None:
         SegueError: it belongs to others.
     """
     path = folder / SETTINGS
-    if path.is_file() and json.loads(path.read_text())["fingerprint"] != fingerprint:
+    if path.is_file() and _fingerprint_in(path) != fingerprint:
         raise SegueError(
             "was begun with other settings",
             where=folder,
             fix="choose another work_dir, or delete this folder to start it anew",
         )
+
+
+def _fingerprint_in(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text())["fingerprint"])
+    except (ValueError, KeyError, TypeError) as error:
+        fix = f"delete {path.parent} to start the stage anew"
+        raise SegueError("is damaged", where=path, fix=fix) from error
 
 
 def write_json(path: Path, told: dict[str, Any]) -> None:
@@ -102,14 +146,24 @@ def write_json(path: Path, told: dict[str, Any]) -> None:
     write_whole(path, lambda file: file.write(text.encode()))
 
 
-def describe(recipe: Recipe, folder: Path) -> None:
-    """Writes the recipe as resolved and the versions that run it."""
+def describe(recipe: Recipe, folder: Path, world: World) -> None:
+    """Writes the recipe as resolved, and what runs it: versions, device, processes."""
     write_whole(folder / "recipe.yaml", lambda file: file.write(recipe.as_yaml().encode()))
     told = {
+        "command": sys.argv,
+        "plugins": plugins.loaded(),
+        "seed": recipe.seed,
+        **described(world),
+    }
+    write_json(folder / ENVIRONMENT, told)
+
+
+def described(world: World) -> dict[str, Any]:
+    """What a run may depend on beside its recipe."""
+    return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "command": sys.argv,
-        "seed": recipe.seed,
+        "device": world.device.type,
+        "processes": world.size,
         "versions": {name: metadata.version(name) for name in _VERSIONS},
     }
-    write_json(folder / "environment.json", told)

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from segue.distributed import join
+from segue.distributed import join, meet
 from segue.errors import SegueError
 from segue.recipe import EvaluateStage, Recipe, load
 from segue.recipe_files import shipped
@@ -51,8 +51,11 @@ def evaluate_again(work_dir: Path, console: Console) -> None:
     stages = {n: s for n, s in recipe.stages.items() if isinstance(s, EvaluateStage)}
     if not stages:
         raise SegueError("has no evaluate stage", where=work_dir, fix="add one to its recipe")
+    world = join(recipe.device)
     for name, stage in stages.items():
-        evaluate.run(recipe, name, stage, work_dir, world=join(recipe.device), console=console)
+        evaluate.run(recipe, name, stage, work_dir, world=world, console=console)
+    # The others read what the leading process wrote.
+    meet(world)
 
 
 def row_of(name: str, results: list[Evaluation], protocol: str) -> Row:

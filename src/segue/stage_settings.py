@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 Part = str | dict[str, Any]
+Models = Annotated[list[str], Field(min_length=1)]
+Heads = Annotated[dict[str, PositiveFloat], Field(min_length=1)]
 
 
 class Settings(BaseModel):
     """A mapping with these keys and no others."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class Role(Settings):
@@ -28,15 +30,17 @@ class NetworkSettings(BaseModel):
     """A network: its kind with that kind's arguments, what fills and trains it, at what rates.
 
     `load_from`, weights only: an earlier stage, `STAGE/NAME` for its network of another name, a
-    weights file, or for the segmenter the work_dir of a run.
+    weights file, or for the segmenter the work_dir of a run. `checkpointing` computes what a
+    segmenter's encoder would keep in memory again: less memory, more time, the same gradients.
     """
 
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
+    model_config = ConfigDict(extra="allow", protected_namespaces=(), allow_inf_nan=False)
     kind: str
     load_from: str | None = None
     optimiser: Part | None = None
     schedule: Part = "poly"
     clip: float | None = Field(default=None, gt=0)
+    checkpointing: bool = False
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -47,7 +51,7 @@ class NetworkSettings(BaseModel):
 class ViewSettings(BaseModel):
     """A view made from others: its kind with that kind's arguments."""
 
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
+    model_config = ConfigDict(extra="allow", protected_namespaces=(), allow_inf_nan=False)
     kind: str
 
     @property
@@ -59,7 +63,7 @@ class ViewSettings(BaseModel):
 class TermSettings(BaseModel):
     """A term of the loss: its kind with that kind's arguments, and its weight."""
 
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
+    model_config = ConfigDict(extra="allow", protected_namespaces=(), allow_inf_nan=False)
     kind: str
     weight: float = 1.0
 
@@ -98,6 +102,7 @@ class TrainStage(Settings):
     phases: list[PhaseSettings] | None = None
     checkpoint_every: PositiveInt = 5000
     log_every: PositiveInt = 10
+    on_non_finite: Literal["stop", "skip"] = "stop"
 
 
 class EvaluateStage(Settings):
@@ -106,8 +111,8 @@ class EvaluateStage(Settings):
     kind: Literal["evaluate"]
     data: str
     size: tuple[PositiveInt, PositiveInt]
-    models: list[str]
-    heads: dict[str, float] = {"main": 1.0}
+    models: Models
+    heads: Heads = {"main": 1.0}
 
 
 class TranslateStage(Settings):
@@ -129,10 +134,10 @@ class PseudoLabelStage(Settings):
     kind: Literal["pseudo_label"]
     data: str
     size: tuple[PositiveInt, PositiveInt]
-    models: list[str]
+    models: Models
     rule: Part
     measure_on: str | None = None
-    heads: dict[str, float] = {"main": 1.0}
+    heads: Heads = {"main": 1.0}
 
 
 class CentresStage(Settings):

@@ -192,6 +192,11 @@ class Step:
 
         return self.once(("predict", view, network), compute)
 
+    def known(self, view: str, network: str = "segmenter") -> Prediction | None:
+        """A prediction that was asked for and still holds; none is made."""
+        known = self._known.get(("predict", view, network))
+        return None if known is None else cast(Prediction, known.value)
+
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
         """The value of `compute`, kept under `key` until a network it used is updated.
 

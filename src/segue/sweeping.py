@@ -16,12 +16,17 @@ from rich.console import Console
 from rich.table import Table
 
 from segue.checkpoint import write_whole
+from segue.distributed import World, join
+from segue.errors import SegueError
 from segue.recipe import Ablation, Recipe, load
+from segue.recipe_files import setting
 from segue.running import run
 from segue.showing import evaluations
+from segue.submitting import Cluster, run_all
 from segue.tables import choose
 
 FILE = "sweep.csv"
+JOBS = "jobs"
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ def sweep(
     ablation: str | None = None,
     seeds: int = 1,
     work_dir: Path | None = None,
+    cluster: Cluster | None = None,
     console: Console | None = None,
 ) -> list[Point]:
     """Runs every combination, or every row of an ablation, with every seed, each only once.
@@ -68,10 +74,11 @@ def sweep(
         ablation: one of the recipe's, whose rows are run with these settings laid over them.
         seeds: 0 to `seeds` - 1 for each combination.
         work_dir: a folder for each run, `sweep.csv` and `sweep.md`.
+        cluster: where each run becomes a job; None runs them here, one after the other.
         console: where progress and the table are shown.
 
     Raises:
-        SegueError: a setting will not do; all are checked before the first run.
+        SegueError: a setting will not do; all are checked before the first run. Or jobs failed.
     """
     recipe = load(name)
     title = f"-{ablation}" if ablation else ""
@@ -87,13 +94,17 @@ def sweep(
         for point in points
         for seed in range(seeds)
     ]  # fmt: skip
+    if cluster is not None:
+        run_all([(one, where) for _, where, one in runs], cluster, folder / JOBS, console)
     protocol = ""
     for point, where, one in runs:
-        protocol, score = _score(one, where, console)
+        protocol, score = _score(one, where, console) if cluster is None else _found(where)
         point.miou.append(score)
-    _write(points, folder / FILE)
     table = _table(points, protocol, header)
-    write_whole(folder / "sweep.md", lambda file: file.write(_markdown(table).encode()))
+    world = World() if cluster is not None else join(runs[0][2].device)
+    if world.leads:
+        _write(points, folder / FILE)
+        write_whole(folder / "sweep.md", lambda file: file.write(_markdown(table).encode()))
     if console is not None:
         console.print(_shown(table))
         console.print(str(folder / FILE), style="dim")
@@ -141,9 +152,12 @@ def combinations(settings: Sequence[str]) -> list[dict[str, Any]]:
         >>> combinations(["a=1", "b=[2,3]"])
         [{'a': 1, 'b': 2}, {'a': 1, 'b': 3}]
     """
-    keys = [setting.partition("=")[0] for setting in settings]
-    values = [yaml.safe_load(setting.partition("=")[2]) for setting in settings]
-    lists = [value if isinstance(value, list) else [value] for value in values]
+    told = [setting(one) for one in settings]
+    empty = next((key for key, value in told if value == []), None)
+    if empty is not None:
+        raise SegueError("has no value to try", where=empty, fix="list one or more")
+    lists = [value if isinstance(value, list) else [value] for _, value in told]
+    keys = [key for key, _ in told]
     return [dict(zip(keys, choice, strict=True)) for choice in itertools.product(*lists)]
 
 
@@ -173,6 +187,11 @@ def label(shown: dict[str, Any]) -> str:
 
 def _score(recipe: Recipe, where: Path, console: Console | None) -> tuple[str, float]:
     run(recipe, where, console=console)
+    return _found(where)
+
+
+def _found(where: Path) -> tuple[str, float]:
+    """A finished run's headline protocol and its mean IoU."""
     result = list(evaluations(where).values())[-1]
     return next(iter(result.miou.items()))
 
@@ -208,5 +227,6 @@ def _shown(lines: Sequence[Sequence[str]]) -> Table:
 
 
 def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    whole = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    told = [[" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines]
+    whole = [told[0], ["---"] * len(told[0]), *told[1:]]
     return "".join(f"| {' | '.join(line)} |\n" for line in whole)

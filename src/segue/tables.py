@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from segue.errors import SegueError
 
 T = TypeVar("T")
+MOST_NAMED = 40  # in one message
 
 
 def choose(table: Mapping[str, T], name: object, *, where: str, what: str) -> T:
@@ -43,6 +44,8 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     names = sorted(map(str, known))
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     guess = f"did you mean {near[0]!r}? " if near else ""
+    if len(names) > MOST_NAMED:
+        return f"{guess}There are {len(names)}, from {names[0]} to {names[-1]}"
     return f"{guess}There are: {', '.join(names)}" if names else "remove it"
 
 
@@ -92,14 +95,16 @@ def arguments(
 @cache  # one for each part; recipes name the same ones over and over
 def _schema(build: Callable[..., Any], given: frozenset[str]) -> type[BaseModel]:
     """A signature as a model of its settings."""
-    hints = get_type_hints(build.__init__ if inspect.isclass(build) else build)
+    hints = get_type_hints(build.__init__ if inspect.isclass(build) else build, include_extras=True)
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(build).parameters.items():
         if name in given or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[name] = (hints.get(name, Any), default)
-    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+    config = ConfigDict(
+        extra="forbid", arbitrary_types_allowed=True, protected_namespaces=(), allow_inf_nan=False
+    )
     return create_model("Settings", __config__=config, **fields)
 
 
@@ -122,7 +127,31 @@ def build(
     make = choose(table, name, where=where, what=what)
     known = inspect.signature(make).parameters if given else {}
     passed = {key: value for key, value in given.items() if key in known}
-    return make(**passed, **arguments(make, rest, where=where, given=passed))
+    checked = arguments(make, rest, where=where, given=passed)
+    return construct(make, {**passed, **checked}, where=where)
+
+
+def construct(make: Callable[..., T], checked: Mapping[str, Any], *, where: str) -> T:
+    """What a builder makes of settings that its types allow; its own complaints get their path.
+
+    Raises:
+        SegueError: with `where`, what it told.
+    """
+    try:
+        return make(**checked)
+    except SegueError as error:
+        # Of files their own path says more.
+        if not isinstance(error.where, str | None) or str(error.where).startswith(where):
+            raise
+        place = ""
+        if error.where is not None:
+            named = error.where in inspect.signature(make).parameters
+            place = f".{error.where}" if named else f": {error.where}"
+        raise SegueError(error.what, where=f"{where}{place}", fix=error.fix) from error
+    except (ValueError, ArithmeticError) as error:
+        # What a type cannot say, such as torch's own limits of a rate.
+        told = f"will not do: {_lower(str(error))}"
+        raise SegueError(told, where=where, fix="change its settings") from error
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -137,8 +166,7 @@ def parse(model: type[M], settings: object, *, where: str) -> M:
     try:
         return model.model_validate(settings)
     except ValidationError as error:
-        # A misspelt key is also a missing one: the first tells more.
-        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        first = min(error.errors(), key=_tells_less)
     missing = first["type"] == "missing"
     path = ".".join((*((where,) if where else ()), *_told(settings, first["loc"], missing)))
     if first["type"] == "extra_forbidden":
@@ -155,7 +183,19 @@ def parse(model: type[M], settings: object, *, where: str) -> M:
         choose(told, first["ctx"]["tag"], where=f"{path}.kind", what="kind")
     shown = repr(first["input"])
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    raise SegueError(f"{shown} will not do", where=path, fix=_lower(first["msg"]))
+    quoted = first["type"] == "string_type" and not isinstance(first["input"], Mapping | list)
+    fix = "write it in quotes" if quoted else _lower(first["msg"])
+    raise SegueError(f"{shown} will not do", where=path, fix=fix)
+
+
+def _tells_less(error: Any) -> tuple[bool, bool]:
+    """What to sort complaints by.
+
+    A misspelt key is also a missing one: the first tells more. A mapping that is no text, where
+    that would do too, has a fault of its own.
+    """
+    beside = error["type"] == "string_type" and isinstance(error["input"], Mapping)
+    return beside, error["type"] != "extra_forbidden"
 
 
 def _told(settings: Any, location: tuple[int | str, ...], missing: bool) -> list[str]:
@@ -173,7 +213,7 @@ def _told(settings: Any, location: tuple[int | str, ...], missing: bool) -> list
 
 
 def _lower(message: str) -> str:
-    message = message.removeprefix("Value error, ")
+    message = message.removeprefix("Value error, ").replace("a valid tuple", "a list")
     return message[:1].lower() + message[1:]
 
 

@@ -7,8 +7,10 @@ timing.jsonl beside it.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from segue import distributed
+from segue import checkpoint, distributed
 from segue.distributed import World
+from segue.watch import Watch
+
+METRICS, TIMING, WARNINGS = "metrics.jsonl", "timing.jsonl", "warnings.jsonl"
 
 
 class Tracker:
@@ -50,6 +55,7 @@ class Tracker:
         self._done = 0
         self._since = time.monotonic()
         self._board: Any = None
+        self._watch = Watch()
         self._show = Meter(console if world.leads else None, title, iterations)
 
     def begin(self, iteration: int) -> None:
@@ -58,8 +64,10 @@ class Tracker:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        for name in ("metrics.jsonl", "timing.jsonl"):
+        for name in (METRICS, TIMING, WARNINGS):
             _truncate(self.folder / name, iteration)
+        for row in _rows_of(self.folder / METRICS):
+            self._watch.look(row)
         self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=iteration)
         self._since = time.monotonic()
         self._show.start(iteration)
@@ -73,7 +81,8 @@ class Tracker:
             self._counts[name] = self._counts.get(name, 0) + 1
         self._done += 1
         self._show.advance(iteration + 1)
-        if (iteration + 1) % self.every == 0:
+        # The last line stands for what is left, and before the last checkpoint is made.
+        if (iteration + 1) % self.every == 0 or iteration + 1 == self.iterations:
             self._write(iteration + 1)
 
     def _write(self, done: int) -> None:
@@ -85,31 +94,50 @@ class Tracker:
         self._sums, self._counts, self._done, self._since = {}, {}, 0, time.monotonic()
         if not self.world.leads:
             return
-        _append(self.folder / "metrics.jsonl", {"iteration": done, **row})
-        _append(self.folder / "timing.jsonl", {"iteration": done, "iterations_per_second": rate})
+        row = {"iteration": done, **row}
+        _append(self.folder / METRICS, row)
+        _append(self.folder / TIMING, {"iteration": done, "iterations_per_second": rate})
         for name, value in row.items():
-            self._board.add_scalar(name, value, done)
+            if name != "iteration":
+                self._board.add_scalar(name, value, done)
         self._show.say(row)
+        for text in self._watch.look(row):
+            self.warn(done, text)
 
-    def end(self) -> None:
-        """Writes what has not filled a line: every process must call it."""
-        if self._counts:
-            self._write(self.iterations)
+    def warn(self, iteration: int, text: str) -> None:
+        """Shows that something about the numbers is wrong, and writes it to warnings.jsonl."""
+        if self.world.leads:
+            _append(self.folder / WARNINGS, {"iteration": iteration, "warning": text})
+        self.tell(text)
+
+    def tell(self, text: str) -> None:
+        """Shows a line."""
+        self._show.tell(text)
 
     def close(self) -> None:
         """Closes the files and takes the bar down."""
         if self._board is not None:
-            self._board.close()
+            # A full disk was told of before.
+            with suppress(OSError):
+                self._board.close()
         self._show.stop()
 
     def state_dict(self) -> dict[str, Any]:
-        """Sums since the last line, averaged over the processes: every process must ask."""
-        distributed.average(list(self._sums.values()), self.world)
-        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+        """Sums since the last line, of each process: every one must ask.
+
+        What is written so far reaches the disk first: it is never behind a checkpoint.
+        """
+        for name in (METRICS, WARNINGS):
+            if self.world.leads and (self.folder / name).exists():
+                with (self.folder / name).open("rb") as file:
+                    os.fsync(file.fileno())
+        mine = {"sums": {k: v.cpu() for k, v in self._sums.items()}, "counts": dict(self._counts)}
+        return {"processes": distributed.gather(mine, self.world)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores them."""
-        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
+        """Restores them; the first format had one for all."""
+        mine = state["processes"][self.world.rank] if "processes" in state else state
+        self._sums, self._counts = dict(mine["sums"]), dict(mine["counts"])
 
 
 class Meter:
@@ -135,12 +163,12 @@ class Meter:
         if self.console is None or not self.console.is_terminal:
             return
         columns = (
-            TextColumn("{task.description:<22.22}"),
+            TextColumn("{task.description:<22.22}", markup=False),
             BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(compact=True),
-            TextColumn("[dim]{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", style="dim", markup=False),
         )
         self._bar = Progress(*columns, console=self.console, transient=False)
         self._task = self._bar.add_task(
@@ -170,21 +198,31 @@ class Meter:
         losses = [(name[5:], value) for name, value in row.items() if name.startswith("loss/")]
         self._text = " ".join(f"{name[:12]} {value:.3f}" for name, value in losses[:2])
 
+    def tell(self, text: str) -> None:
+        """Shows a line of its own, above the bar."""
+        if self.console is not None:
+            self.console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
     def stop(self) -> None:
         """Takes the bar down."""
         if self._bar is not None:
             self._bar.stop()
 
 
-def _append(path: Path, row: Mapping[str, float | int]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+def _append(path: Path, row: Mapping[str, float | int | str]) -> None:
+    checkpoint.append(path, json.dumps(row) + "\n")
 
 
 def _truncate(path: Path, iteration: int) -> None:
-    if path.exists():
-        kept = [row for row in read_rows(path) if row["iteration"] <= iteration]
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    if not path.exists():
+        return
+    kept = [row for row in read_rows(path) if row["iteration"] <= iteration]
+    text = "".join(json.dumps(row) + "\n" for row in kept)
+    checkpoint.write_whole(path, lambda file: file.write(text.encode()))
+
+
+def _rows_of(path: Path) -> list[dict[str, float]]:
+    return read_rows(path) if path.exists() else []
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:

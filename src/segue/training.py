@@ -16,14 +16,16 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from segue import checkpoint, distributed
+from segue import distributed, memory, stopping
 from segue.batch import Batch
 from segue.distributed import World
-from segue.errors import SegueError
 from segue.networks import Networks
+from segue.non_finite import Guard, NonFiniteError, refuse_non_finite
 from segue.phases import Objective, Phase, Weighted
+from segue.resuming import resume, save
 from segue.step import Step, View
 from segue.tracking import Tracker
+from segue.watch import said_of_target
 
 Draw = Callable[[int, int], Iterator[list[dict[str, Batch]]]]
 
@@ -58,6 +60,8 @@ class Training:
         precision: `bfloat16` runs forward passes under autocast.
         world: this process among its peers.
         examine_every: how often each term's gradient is measured at the logits, beside the step.
+        guard: what is done about numbers that are not finite.
+        classes: their names, by which it is then noted what is predicted on the target.
     """
 
     networks: Networks
@@ -70,6 +74,8 @@ class Training:
     precision: Literal["float32", "bfloat16"] = "float32"
     world: World = field(default_factory=World)
     examine_every: int | None = None
+    guard: Guard = field(default_factory=Guard)
+    classes: Sequence[str] = ()
 
     def examines(self, iteration: int) -> bool:
         """Whether this iteration measures how hard each term pulls."""
@@ -82,51 +88,76 @@ class Training:
 
     def state_dict(self) -> dict[str, Any]:
         """The state of networks, optimisers and followers."""
-        followers = {name: one.state_dict() for name, one in self.followers.items()}
-        return {"networks": self.networks.state_dict(), "followers": followers}
+        return {
+            "networks": self.networks.state_dict(),
+            "followers": {name: one.state_dict() for name, one in self.followers.items()},
+            "skipped_in_a_row": self.guard.in_a_row,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores it."""
         self.networks.load_state_dict(state["networks"])
         for name, one in self.followers.items():
             one.load_state_dict(state["followers"][name])
+        self.guard.in_a_row = state.get("skipped_in_a_row", 0)
 
 
 def train(training: Training, tracker: Tracker, folder: Path, *, checkpoint_every: int) -> None:
     """Runs the loop to its end, from the newest checkpoint in `folder` where there is one.
 
     Raises:
-        SegueError: a loss or gradient is not finite; nothing is updated with it.
+        SegueError: a loss or gradient is not finite (nothing is updated with it), memory runs
+            out, or processes disagree.
+        Stopped: a signal asked for it; the state after the iteration is saved.
     """
     start = resume(training, tracker, folder)
-    networks, world = training.networks, training.world
-    networks.train()
-    distributed.spread(networks.values(), world)
+    training.networks.train()
+    distributed.spread(training.networks.values(), training.world)
     tracker.begin(start)
-    draws = training.draw(start, training.iterations)
     try:
+        draws = training.draw(start, training.iterations)
         for iteration, micro_batches in zip(range(start, training.iterations), draws, strict=True):
-            steps = begin(training, iteration, micro_batches)
-            for phase in (one for one in training.phases for _ in range(one.repeat)):
-                for step in steps:
-                    for objective in phase.objectives:
-                        backward(training, objective, step, share=1 / len(steps))
-                distributed.average_gradients((networks[name] for name in phase.trains), world)
-                refuse_non_finite(training, phase.trains, steps)
-                for name in phase.trains:
-                    networks.table[name].update(iteration)
-                for step in steps:
-                    step.changed(phase.trains)
-            distributed.average_buffers(networks.values(), world)
-            for follower in training.followers.values():
-                follower.after(steps)
-            tracker.note(iteration, mean_of([step.recorded for step in steps]))
-            done = iteration + 1
-            if done % checkpoint_every == 0 or done == training.iterations:
+            training.guard.keep(training.networks)
+            try:
+                with memory.told(f"iteration {iteration}"):
+                    steps = iterate(training, iteration, micro_batches)
+                numbers = mean_of([step.recorded for step in steps]) | training.guard.passed()
+            except NonFiniteError as fault:
+                numbers = training.guard.leave_out(fault, training.networks)
+                tracker.warn(iteration + 1, f"left out: {fault}")
+            tracker.note(iteration, numbers)
+            done, stop = iteration + 1, distributed.largest(stopping.received(), training.world)
+            if stop or done % checkpoint_every == 0 or done == training.iterations:
                 save(training, tracker, folder, done)
-        tracker.end()
+            elif done % distributed.AGREE_EVERY == 0:
+                distributed.refuse_disagreement(training.networks, training.world)
+            if stop:
+                distributed.meet(training.world)
+                raise stopping.Stopped(stop, f"{folder.parent} is saved after iteration {done}")
     finally:
         tracker.close()
+
+
+def iterate(
+    training: Training, iteration: int, micro_batches: list[dict[str, Batch]]
+) -> list[Step]:
+    """One iteration: every phase in turn, then what follows; its steps hold what was recorded."""
+    networks, world = training.networks, training.world
+    steps = begin(training, iteration, micro_batches)
+    for phase in (one for one in training.phases for _ in range(one.repeat)):
+        for step in steps:
+            for objective in phase.objectives:
+                backward(training, objective, step, share=1 / len(steps))
+        distributed.average_gradients((networks[name] for name in phase.trains), world)
+        refuse_non_finite(networks, phase.trains, steps, world)
+        for name in phase.trains:
+            networks.table[name].update(iteration)
+        for step in steps:
+            step.changed(phase.trains)
+    distributed.average_buffers(networks.values(), world)
+    for follower in training.followers.values():
+        follower.after(steps)
+    return steps
 
 
 def begin(training: Training, iteration: int, micro_batches: list[dict[str, Batch]]) -> list[Step]:
@@ -166,6 +197,9 @@ def backward(training: Training, objective: Objective, step: Step, *, share: flo
             )
         if training.examines(step.iteration):
             examine(training, objective, group, losses, step)
+            if training.classes and (prediction := step.known("target")) is not None:
+                for name, value in said_of_target(prediction, training.classes).items():
+                    step.record(name, value)
         torch.autograd.backward(total * share)
         step.free()
         for name, loss in losses.items():
@@ -202,40 +236,6 @@ def autocast(training: Training) -> AbstractContextManager[Any]:
     return torch.autocast(training.world.device.type, torch.bfloat16, enabled=enabled)
 
 
-def refuse_non_finite(training: Training, trained: Sequence[str], steps: Sequence[Step]) -> None:
-    """Stops before a weight is poisoned, and names the terms and the files.
-
-    Raises:
-        SegueError: the gradient of a network is not finite; the same in every process.
-    """
-    for name in trained:
-        norm = training.networks.table[name].gradient_norm()
-        for step in steps:
-            step.record(f"gradient_norm/{name}", norm)
-        if torch.isfinite(norm):
-            continue
-        mine = [(non_finite_losses(step), step.names) for step in steps]
-        told = [one for rank in distributed.gather(mine, training.world) for one in rank]
-        causes = list(dict.fromkeys(cause for found, _ in told for cause in found))
-        guilty = [names for found, names in told if found or not causes]
-        files = ", ".join(dict.fromkeys(file for names in guilty for file in names))
-        raise SegueError(
-            f"{', '.join(causes) or 'every loss is finite'}, the gradient of {name} is "
-            f"{float(norm)}: {files}",
-            where=f"iteration {steps[0].iteration}",
-            fix="look at these files, or lower the learning rate; no weight was changed by it",
-        )
-
-
-def non_finite_losses(step: Step) -> list[str]:
-    """The losses of a step that are no finite numbers, in words."""
-    return [
-        f"loss {name.removeprefix('loss/')} is {float(value)}"
-        for name, value in step.recorded.items()
-        if name.startswith("loss/") and not torch.isfinite(value)
-    ]
-
-
 def mean_of(recorded: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The mean of what the micro batches recorded."""
     names = dict.fromkeys(name for one in recorded for name in one)
@@ -243,38 +243,3 @@ def mean_of(recorded: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         name: torch.stack([one[name].float() for one in recorded if name in one]).mean()
         for name in names
     }
-
-
-def save(training: Training, tracker: Tracker, folder: Path, done: int) -> None:
-    """Writes a checkpoint, from the leading process."""
-    state = {**training.state_dict(), **drawn_by(training), "tracker": tracker.state_dict()}
-    if training.world.leads:
-        checkpoint.save(folder, done, state)
-
-
-def drawn_by(training: Training) -> dict[str, int]:
-    """What decides, beside the recipe, which images an iteration sees."""
-    return {"seed": training.seed, "processes": training.world.size}
-
-
-def resume(training: Training, tracker: Tracker, folder: Path) -> int:
-    """Restores the newest checkpoint and returns how many iterations are done.
-
-    Raises:
-        SegueError: it is damaged, or was made with another seed or number of processes, which
-            would go on with other images.
-    """
-    existing = checkpoint.found(folder)
-    if not existing:
-        return 0
-    state = checkpoint.load(existing[-1][1])
-    for name, now in drawn_by(training).items():
-        if state[name] != now:
-            raise SegueError(
-                f"was made with {name} {state[name]}, not {now}",
-                where=existing[-1][1],
-                fix=f"go on with {name} {state[name]}, or choose another work_dir",
-            )
-    training.load_state_dict(state)
-    tracker.load_state_dict(state["tracker"])
-    return int(state["iteration"])

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from segue import distributed
-from segue.checking.data import Use, check_data, uses_of
+from segue.checking.data import Use, check_cache, check_data, uses_of
 from segue.checking.report import Report
 from segue.checking.stages import check_evaluate, check_models, check_train, describe
 from segue.datasets.inspection import Inspection
@@ -45,6 +45,7 @@ def check(recipe: Recipe, *, sample: int | None = None, console: Console | None 
         inspection = check_data(recipe, use, roles, report, sample, console)
         if inspection is not None:
             found[use] = inspection
+    check_cache(recipe, report)
     lengths = {use.data: inspection.total for use, inspection in found.items()}
     trained: dict[str, Networks] = {}
     for name, stage in recipe.stages.items():

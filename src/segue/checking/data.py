@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
+from rich.filesize import decimal
 
 from segue import assembly
+from segue.caching import room, wanted
 from segue.checking.report import Report, share, told
 from segue.datasets import Dataset
 from segue.datasets.inspection import Inspection, inspect
@@ -115,6 +118,22 @@ def check_data(
         report.histograms[use.data if use.data not in report.histograms else title] = inspection
     report.sections.append((where, tuple(rows)))
     return inspection
+
+
+def check_cache(recipe: Recipe, report: Report) -> None:
+    """How much the cache of the recipe's data would grow, and whether there is room for it."""
+    if recipe.cache is None:
+        return
+    folder = Path(recipe.cache)
+    try:
+        needed, free = room(folder, wanted(recipe, recipe.stages))
+    except SegueError as error:
+        # Of files that are not as they should be, their datasets have told.
+        if error.where == folder:
+            report.problems.append(told("data.cache", error))
+        return
+    rows = (("folder", str(folder)), ("to write", f"{decimal(needed)}, {decimal(free)} free"))
+    report.sections.append(("data.cache", rows))
 
 
 def _open(recipe: Recipe, use: Use, where: str, report: Report) -> Dataset | None:

@@ -64,7 +64,7 @@ def check_train(
     ]
     table: dict[str, Network] = {}
     for key, settings in stage.networks.items():
-        network, weights = _network(recipe, stage, settings, f"{where}.networks.{key}", report)
+        network, weights = build_network(recipe, stage, settings, f"{where}.networks.{key}", report)
         if network is not None:
             table[key] = network
             rows.append((key, _described(settings, network, weights)))
@@ -86,7 +86,7 @@ def _described(settings: NetworkSettings, network: Network, weights: str) -> str
     return f"{settings.kind}, {count / 1e6:.1f} M parameters"
 
 
-def _network(
+def build_network(
     recipe: Recipe, stage: TrainStage, settings: NetworkSettings, where: str, report: Report
 ) -> tuple[Network | None, str]:
     """A network as training builds it, or else without its weights; and where those come from."""
@@ -173,7 +173,10 @@ def _check_terms(
     shapes = {}
     for name, role in (("source", stage.source), ("target", stage.target)):
         if role is not None:
-            shapes[name] = _shown_size(role, stage.batch_size, f"{where}.{name}", report)
+            place = f"{where}.{name}"
+            sizes = shown_sizes(role, place)
+            _check_crop(role, sizes, stage.batch_size, place, report)
+            shapes[name] = sizes[0]
     try:
         terms = assembly.terms(stage.terms, where=f"{where}.terms")
         train.check_names(networks, train.terms_trained(terms), where=f"{where}.terms")
@@ -183,9 +186,7 @@ def _check_terms(
         report.problems.append(str(error))
         return
     count, faults = stage.batch_size, dict[str, str]()
-    labelled = {"source"}
-    if stage.target is not None and assembly.pseudo_labelled(recipe, stage.target.data):
-        labelled.add("target")
+    labelled = labelled_roles(recipe, stage)
     blank = {
         name: Batch(
             torch.zeros(count, 3, *size),
@@ -229,30 +230,42 @@ def _fault(attempt: Callable[[], object]) -> str:
     return ""
 
 
-def _shown_size(role: Role, batch_size: int, where: str, report: Report) -> tuple[int, int]:
-    """Height and width, the smallest where chance decides, that augmentation leaves."""
+def labelled_roles(recipe: Recipe, stage: TrainStage) -> set[str]:
+    """Those whose labels training reads: the source, and a target that a stage labelled."""
+    target = stage.target is not None and assembly.pseudo_labelled(recipe, stage.target.data)
+    return {"source", "target"} if target else {"source"}
+
+
+def shown_sizes(role: Role, where: str) -> list[tuple[int, int]]:
+    """Heights and widths that augmentation leaves, from the smallest on; several if by chance."""
     width, height = role.size
-    parts = [split_kind(part, where=where) for part in role.augment]
     changes = [
         build(AUGMENTATIONS, part, where=f"{where}.augment", what="augmentation")
         for part in role.augment
     ]
     blank = torch.zeros(3, height, width, dtype=torch.uint8)
     shown = [augment(blank, None, changes, seed)[0].shape for seed in range(DRAWS)]
-    sizes = sorted({(int(shape[1]), int(shape[2])) for shape in shown})
+    return sorted({(int(shape[1]), int(shape[2])) for shape in shown})
+
+
+def _check_crop(
+    role: Role, sizes: list[tuple[int, int]], batch_size: int, where: str, report: Report
+) -> None:
+    """Whether images of a batch have one size, and crops fit the images."""
     if len(sizes) > 1 and batch_size > 1:
         fix = "let `random_crop` be the last of `augment`"
         error = SegueError("images of one batch differ in size", where=where, fix=fix)
         report.problems.append(str(error))
+    parts = [split_kind(part, where=where) for part in role.augment]
     kinds = [kind for kind, _ in parts]
     if "random_crop" in kinds and "random_scale" not in kinds:
+        width, height = role.size
         wide, high = parts[kinds.index("random_crop")][1]["size"]
         if wide > width or high > height:
             report.warnings.append(
                 f"{where}: a crop of {wide}x{high} is larger than the images, {width}x{height}: "
                 "the rest is black and ignored; use a smaller crop or a larger `size`"
             )
-    return sizes[0]
 
 
 def check_models(recipe: Recipe, name: str, models: Sequence[str], report: Report) -> None:

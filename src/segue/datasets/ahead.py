@@ -11,7 +11,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def ahead(read: Callable[[T], R], items: Iterable[T], *, most: int = 1) -> Iterator[R]:
+def ahead(
+    read: Callable[[T], R], items: Iterable[T], *, most: int = 1, threads: int = 1
+) -> Iterator[R]:
     """What `read` gives for each item in order, up to `most` of the next being read meanwhile.
 
     Example:
@@ -19,7 +21,7 @@ def ahead(read: Callable[[T], R], items: Iterable[T], *, most: int = 1) -> Itera
         [0, 1, 4]
     """
     waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(1) as reader:
+    with ThreadPoolExecutor(threads) as reader:
         for item in items:
             waiting.append(reader.submit(read, item))
             if len(waiting) > most:

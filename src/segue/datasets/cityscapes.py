@@ -29,9 +29,10 @@ def cityscapes(
 
     `leftImg8bit/<split>/<city>/*_leftImg8bit.png` and
     `gtFine/<split>/<city>/*_gtFine_labelIds.png`; the second is not needed without labels.
+    `leftImg8bit_trainvaltest.zip` and `gtFine_trainvaltest.zip` may stay as they are.
 
     Args:
-        root: the folder that holds `leftImg8bit` and `gtFine`.
+        root: the folder that holds `leftImg8bit` and `gtFine`, or the ZIP files.
         split: which part.
         first: stem of the first image, None for the start.
         last: stem of the last image, None for the end.
@@ -48,6 +49,7 @@ def cityscapes(
         f"gtFine/{split}/{{parent}}/{{star}}_gtFine_labelIds.png" if with_labels else None,
         first=first,
         last=last,
+        zips=("leftImg8bit*.zip", "gtFine*.zip"),
     )
     return Dataset("cityscapes", items, label_space, cityscapes_ids(ids, label_space))
 

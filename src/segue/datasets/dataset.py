@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segue.datasets.cache import Cache
 from segue.datasets.reading import read_image, read_image_size, read_raw_label
 from segue.errors import SegueError
 from segue.label_space import IGNORE, LabelSpace
@@ -20,7 +21,10 @@ UNKNOWN = 254  # stands in a table of train ids for a raw id that nobody listed
 
 @dataclass(frozen=True)
 class Item:
-    """An image file and its label file; None where there is none, or none may be read."""
+    """An image file and its label file; None where there is none, or none may be read.
+
+    Either may lie in a ZIP file, as `segue.datasets.files` says.
+    """
 
     image: Path
     label: Path | None
@@ -39,6 +43,7 @@ class Dataset:
             255, "refuse" is an error that names the id.
         sizes_differ: whether a label may be of another size than its image file, as where a
             stage has made one of them at the size it works at.
+        cache: where images and labels may lie decoded and resized already.
     """
 
     name: str
@@ -47,6 +52,7 @@ class Dataset:
     ids: NDArray[np.uint8]
     unknown: Literal["ignore", "refuse"] = "ignore"
     sizes_differ: bool = False
+    cache: Cache | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -66,6 +72,10 @@ class Dataset:
         Raises:
             SegueError: the file is missing, empty, truncated, no image or too large.
         """
+        if size is not None and self.cache is not None:
+            kept = self.cache.image(index, size)
+            if kept is not None:
+                return kept
         image = read_image(self.items[index].image)
         if size is not None and size != image.size:
             image = image.resize(size, Image.Resampling.BICUBIC)
@@ -78,6 +88,10 @@ class Dataset:
             SegueError: there is no label, its size is not the image's, it holds ids that nobody
                 listed, or the file is missing, empty, truncated or no label.
         """
+        if size is not None and self.cache is not None:
+            kept = self.cache.label(index, size)
+            if kept is not None:
+                return kept
         raw = self.raw_label(index)
         train = self.ids[raw]
         strange = train == UNKNOWN

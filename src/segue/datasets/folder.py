@@ -30,7 +30,8 @@ def folder(
     and `labels: gt/{parent}/{star}_ids.png`, `rgb/a/7_rgb.png` goes with `gt/a/7_ids.png`.
 
     Args:
-        root: the folder that the patterns start from.
+        root: the folder that the patterns start from, or a ZIP file (`data.zip`), or a folder
+            inside one (`data.zip/day`). ZIP files in it are read as if they were unpacked there.
         images: a glob; `**` goes through folders.
         labels: the label file of an image; None where there are none.
         first: stem of the first image, None for the start.

@@ -24,9 +24,10 @@ def gta5(
     `images/*.png`, and under the same names `labels/*.png`: palette images whose indices are
     Cityscapes ids. Ids that Cityscapes does not evaluate, and GTA5's own 34, are ignored.
     The official split is a MATLAB file and not read: choose frames with `first` and `last`.
+    The ZIP files `01_images.zip` to `10_labels.zip` may stay as they are.
 
     Args:
-        root: the folder that holds `images` and `labels`.
+        root: the folder that holds `images` and `labels`, or the ZIP files.
         first: stem of the first image, None for the start.
         last: stem of the last image, None for the end.
         ids: raw id to train id or class name, in place of Cityscapes' table.
@@ -37,6 +38,11 @@ def gta5(
         SegueError: files are missing, or `ids` do not fit the classes.
     """
     items = find_pairs(
-        root, "images/*.png", "labels/{stem}.png" if with_labels else None, first=first, last=last
+        root,
+        "images/*.png",
+        "labels/{stem}.png" if with_labels else None,
+        first=first,
+        last=last,
+        zips=("*_images.zip", "*_labels.zip"),
     )
     return Dataset("gta5", items, label_space, cityscapes_ids(ids, label_space))

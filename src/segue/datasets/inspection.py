@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segue.datasets.dataset import UNKNOWN, Dataset, resize_label
+from segue.datasets.files import is_file
 from segue.datasets.workers import available_cores
 from segue.errors import SegueError
 from segue.label_space import IGNORE
@@ -91,7 +92,7 @@ def _look(dataset: Dataset, index: int, size: tuple[int, int] | None) -> _Look:
         look.problems.append(str(error))
     if item.label is None:
         return look
-    if not item.label.is_file():
+    if not is_file(item.label):
         look.missing = item.label
         return look
     if look.size is None:

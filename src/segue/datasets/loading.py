@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 from multiprocessing.context import BaseContext
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -23,13 +23,17 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from segue.batch import Batch
+from segue.datasets.ahead import ahead
 from segue.datasets.dataset import Dataset
 from segue.datasets.sampling import index_at, positions, seed_for
 from segue.datasets.workers import available_cores, default_workers
 from segue.errors import SegueError
+from segue.stopping import children_undisturbed
 
 if TYPE_CHECKING:
     from segue.datasets.augmentation import Augmentation
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ def batches(
     rank: int = 0,
     world: int = 1,
     workers: int | None = None,
+    device: torch.device | None = None,
 ) -> Iterator[list[dict[str, Batch]]]:
     """For each iteration from `start` to `stop - 1`, its micro batches by role.
 
@@ -80,6 +85,8 @@ def batches(
         world: how many processes train together.
         workers: reading processes, one pool for all roles; 0 reads in this process, None chooses
             by the cores.
+        device: where batches are wanted. Onto a GPU they are copied, as bytes from pinned memory,
+            while the one before is in use.
 
     Raises:
         SegueError: a role has no images or not the labels it wants (at once), a file cannot be
@@ -97,7 +104,18 @@ def batches(
     if workers is None:
         workers = default_workers(available_cores(), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     reader = _Reader(dict(roles), seed, batch_size, accumulate, rank, world)
-    return _draw(reader, range(start, stop), workers)
+    draws = _draw(reader, range(start, stop), workers, device)
+    if device is None or device.type != "cuda":
+        return draws
+    return _one_ahead(draws, stop - start)
+
+
+def _one_ahead(draws: Generator[T, None, None], count: int) -> Iterator[T]:
+    """The same, each drawn and sent to the GPU while the one before is in use."""
+    with closing(draws):
+        if count:
+            yield next(draws)  # torch watches over reading processes that the main thread started
+        yield from ahead(lambda _: next(draws), range(count - 1))
 
 
 @dataclass(frozen=True)
@@ -108,9 +126,20 @@ class _Read:
     label: Tensor | None  # [B, H, W] uint8
     names: tuple[str, ...]
 
-    def batch(self) -> Batch:
-        label = None if self.label is None else self.label.long()
-        return Batch(self.image.float().div_(255), label, names=self.names)
+    def batch(self, device: torch.device | None) -> Batch:
+        image, label = (_sent(bytes_, device) for bytes_ in (self.image, self.label))
+        assert image is not None
+        whole = None if label is None else label.long()
+        return Batch(image.float().div_(255), whole, names=self.names)
+
+
+def _sent(tensor: Tensor | None, device: torch.device | None) -> Tensor | None:
+    """On a GPU without waiting for the copy; elsewhere as it is."""
+    if tensor is None or device is None or device.type != "cuda":
+        return tensor
+    # A thread's own current device may be another, where pinning would take up memory.
+    with torch.cuda.device(device):
+        return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -176,7 +205,9 @@ def _tensor(array: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
     return torch.from_numpy(array)
 
 
-def _draw(reader: _Reader, iterations: range, workers: int) -> Iterator[list[dict[str, Batch]]]:
+def _draw(
+    reader: _Reader, iterations: range, workers: int, device: torch.device | None
+) -> Generator[list[dict[str, Batch]], None, None]:
     keys = product(iterations, range(reader.accumulate))
     reads = (reader[key] for key in keys) if workers == 0 else _pool(reader, keys, workers)
     # closed here, the pool ends at once; left to the garbage collector, torch waits for workers
@@ -187,7 +218,7 @@ def _draw(reader: _Reader, iterations: range, workers: int) -> Iterator[list[dic
                 read = next(reads)
                 if isinstance(read, SegueError):
                     raise read
-                micro_batches.append({name: part.batch() for name, part in read.items()})
+                micro_batches.append({name: part.batch(device) for name, part in read.items()})
             yield micro_batches
 
 
@@ -207,7 +238,7 @@ def _pool(
             multiprocessing_context=_context(reader),
             generator=torch.Generator(),  # training's own generator must not move
         )
-    with _without_main():
+    with _without_main(), children_undisturbed():
         reads = iter(loader)
     while True:
         try:

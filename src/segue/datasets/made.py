@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from os.path import commonpath
+from os.path import commonpath, normpath
 from pathlib import Path
 
 from segue.datasets.dataset import Dataset, Item, id_table
+from segue.datasets.files import unpacked
 from segue.errors import SegueError
 from segue.label_space import IGNORE
 
@@ -35,7 +36,8 @@ def translated(dataset: Dataset, folder: Path) -> Dataset:
     paths = _existing(image_paths(dataset, folder))
     pairs = zip(dataset.items, paths, strict=True)
     items = tuple(Item(path, item.label) for item, path in pairs)
-    return replace(dataset, name=folder.name, items=items, sizes_differ=True)
+    cache = None if dataset.cache is None else replace(dataset.cache, images=None)
+    return replace(dataset, name=folder.name, items=items, sizes_differ=True, cache=cache)
 
 
 def pseudo_labelled(dataset: Dataset, folder: Path) -> Dataset:
@@ -48,12 +50,15 @@ def pseudo_labelled(dataset: Dataset, folder: Path) -> Dataset:
     pairs = zip(dataset.items, paths, strict=True)
     items = tuple(Item(item.image, path) for item, path in pairs)
     train_ids = {**{train: train for train in range(space.num_classes)}, IGNORE: IGNORE}
-    return Dataset(folder.name, items, space, id_table(train_ids, space), "refuse", True)
+    cache = None if dataset.cache is None else replace(dataset.cache, labels=None)
+    table = id_table(train_ids, space)
+    return Dataset(folder.name, items, space, table, "refuse", True, cache)
 
 
 def _places(dataset: Dataset, folder: Path) -> list[Path]:
     """PNG files that keep the folders and names of the images below what they have in common."""
-    images = [item.image for item in dataset.items]
+    # `..` in a name, as ZIP files may hold, must not lead out.
+    images = [Path(normpath(unpacked(item.image).absolute())) for item in dataset.items]
     base = Path(commonpath([image.parent for image in images]))
     inside = [image.relative_to(base) for image in images]
     stems = Counter(path.with_suffix("") for path in inside)

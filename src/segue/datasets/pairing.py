@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
+from string import Formatter
 
+from segue.datasets import files
 from segue.datasets.dataset import Item
 from segue.errors import SegueError
 
@@ -12,49 +14,66 @@ PLACEHOLDERS = ("stem", "star", "parent")
 
 
 def find_pairs(
-    root: Path, images: str, labels: str | None, *, first: str | None, last: str | None
+    root: Path,
+    images: str,
+    labels: str | None,
+    *,
+    first: str | None,
+    last: str | None,
+    zips: tuple[str, str] = ("*.zip", "*.zip"),
 ) -> tuple[Item, ...]:
     """The image files under `root` in sorted order, each with its label file.
 
+    What does not lie in the folder is looked for in its ZIP files, as if they were unpacked there;
+    the order is that of unpacked files too.
+
     Args:
-        root: the dataset's folder.
+        root: the dataset's folder, a ZIP file, or a folder inside one.
         images: a glob below `root`; `**` goes through folders.
         labels: where below `root` an image's label lies, see `label_path`. None: no label path is
             made, looked for or opened.
         first: the stem (file name without ending) of the first image to take; None is the start.
         last: the stem of the last image to take; None is the end.
+        zips: globs of the ZIP files in `root` that hold images, and labels.
 
     Raises:
-        SegueError: the folder is missing, no image matches, an image has no label, or `first` or
-            `last` is no image.
+        SegueError: the folder is missing, no image matches, an image has no label, `first` or
+            `last` is no image, or a ZIP file is damaged.
     """
-    found = _select(find_images(root, images), first, last)
+    lying = find_images(root, images, zips[0])
+    found = _select(list(lying), first, last)
     if labels is None:
-        return tuple(Item(image, None) for image in found)
-    items = tuple(Item(image, label_path(root, image, images, labels)) for image in found)
-    missing = [item for item in items if item.label is None or not item.label.is_file()]
+        return tuple(Item(lying[image], None) for image in found)
+    wanted = [label_path(root, image, images, labels) for image in found]
+    there = {path: path for path in wanted if path.is_file()}
+    if len(there) < len(wanted):
+        there = files.packed(root, zips[1]) | there
+    items = tuple(
+        Item(lying[image], there.get(path)) for image, path in zip(found, wanted, strict=True)
+    )
+    missing = [number for number, item in enumerate(items) if item.label is None]
     if missing:
-        names = ", ".join(str(item.image.relative_to(root)) for item in missing[:3])
+        names = ", ".join(str(found[number].relative_to(root)) for number in missing[:3])
         more = "" if len(missing) <= 3 else ", ..."
         raise SegueError(
             f"{len(missing)} of {len(items)} images have no label: {names}{more}",
             where=root,
-            fix=f"looked for {missing[0].label}; add the labels or remove the images",
+            fix=f"looked for {wanted[missing[0]]}; add the labels or remove the images",
         )
     return items
 
 
-def find_images(root: Path, pattern: str) -> list[Path]:
-    """The files below `root` that match a glob, sorted.
+def find_images(root: Path, pattern: str, zips: str) -> dict[Path, Path]:
+    """The files below `root` that match a glob, sorted: where they would lie unpacked, and do lie.
 
     Raises:
         SegueError: the folder is missing, the pattern is none, or no file matches.
     """
-    if not root.is_dir():
+    if not root.is_dir() and not files.is_zip(root):
         what = "is a file, not a folder" if root.is_file() else "no such folder"
         raise SegueError(what, where=root, fix="set `root` to the folder that holds the dataset")
     try:
-        found = sorted(path for path in root.glob(pattern) if path.is_file())
+        found = files.listed(root, pattern, zips)
     except (ValueError, NotImplementedError) as error:
         raise SegueError(
             f"{pattern!r} is no pattern for files ({error})",
@@ -62,8 +81,12 @@ def find_images(root: Path, pattern: str) -> list[Path]:
             fix="write one like images/*.png, relative to `root`",
         ) from error
     if not found:
+        inside = next((path.relative_to(root) for path in files.packed(root, zips)), None)
+        hint = "" if inside is None else f": what is packed there is called like {inside}"
         raise SegueError(
-            f"no image matches {pattern}", where=root, fix="check `root` and how it is laid out"
+            f"no image matches {pattern}",
+            where=root,
+            fix=f"check `root` and how it is laid out{hint}",
         )
     return found
 
@@ -97,8 +120,12 @@ def label_path(root: Path, image: Path, images: str, labels: str) -> Path:
         before, after = pattern.name.split("*")
         values["star"] = image.name[len(before) : len(image.name) - len(after)]
     try:
+        # Plain ones: format's own would reach into Python's objects.
+        for _, field, spec, conversion in Formatter().parse(labels):
+            if field is not None and (field not in values or spec or conversion):
+                raise ValueError(f"{{{field}}}")
         return root / labels.format_map(values)
-    except (KeyError, ValueError, IndexError, AttributeError) as error:
+    except ValueError as error:
         raise SegueError(
             f"cannot fill in {labels!r} ({error})",
             where="labels",
@@ -114,7 +141,7 @@ def _select(images: list[Path], first: str | None, last: str | None) -> list[Pat
     if last is not None:
         end -= stems[::-1].index(_known(last, stems, "last"))
     if start >= end:
-        raise SegueError(f"`first` {first} comes after `last` {last}", fix="swap them")
+        raise SegueError(f"{first} comes after `last`, {last}", where="first", fix="swap them")
     return images[start:end]
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from segue.datasets.files import opened, state
 from segue.errors import SegueError
 
+# The largest image that PIL opens without a word, four channels of 16 bits: a small ZIP file may
+# unpack to anything.
+MOST_BYTES = 8 * 89_478_485
 _PNG = b"\x89PNG\r\n\x1a\n"
 _GREY, _COLOUR, _COLOUR_ALPHA = 0, 2, 6  # PNG colour types
+# Not all that PIL knows: for some it starts other programs.
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def read_image(path: Path) -> Image.Image:
@@ -27,7 +31,7 @@ def read_image(path: Path) -> Image.Image:
         SegueError: the file is missing, empty, truncated, no image or too large.
     """
     data = _read_bytes(path)
-    with _readable(path), Image.open(io.BytesIO(data)) as image:
+    with _readable(path), Image.open(io.BytesIO(data), formats=FORMATS) as image:
         image.load()
         if image.mode.startswith("I;16"):  # PIL would cut 16 bits off at 255
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
@@ -40,11 +44,11 @@ def read_image_size(path: Path) -> tuple[int, int]:
     Raises:
         SegueError: the file is missing, empty, no image or too large.
     """
-    with _openable(path), path.open("rb") as file:
+    with _openable(path), opened(path) as file:
         if not file.read(1):
             raise _empty(path)
         file.seek(0)
-        with _readable(path), Image.open(file) as image:
+        with _readable(path), Image.open(file, formats=FORMATS) as image:
             return image.size
 
 
@@ -59,8 +63,8 @@ def read_raw_label(path: Path) -> NDArray[np.uint16]:
         SegueError: the file is missing, empty, truncated, too large, or holds no ids.
     """
     data = _read_bytes(path)
-    bits, colour_type = _png_header(data)
-    with _readable(path), Image.open(io.BytesIO(data)) as image:
+    bits, colour_type = _png_header(data, path)
+    with _readable(path), Image.open(io.BytesIO(data), formats=FORMATS) as image:
         if image.format == "JPEG":
             raise SegueError(
                 "a JPEG cannot hold class ids, it changes them", where=path, fix="store PNG labels"
@@ -98,16 +102,25 @@ def read_raw_label(path: Path) -> NDArray[np.uint16]:
     return raw.astype(np.uint16)
 
 
-def _png_header(data: bytes) -> tuple[int, int] | tuple[None, None]:
+def _png_header(data: bytes, path: Path) -> tuple[int, int] | tuple[None, None]:
     """Bits per channel and colour type of a PNG file, nothing for any other."""
     if not data.startswith(_PNG) or len(data) < 26:
         return None, None
+    if data[12:16] != b"IHDR":  # PIL finds it elsewhere too, and would make 8 bits of 16
+        raise SegueError("the header does not come first", where=path, fix="store it as PNG anew")
     return data[24], data[25]
 
 
 def _read_bytes(path: Path) -> bytes:
-    with _openable(path):
-        data = path.read_bytes()
+    with _openable(path), opened(path) as file:
+        size, _ = state(path)
+        if size > MOST_BYTES:
+            raise SegueError(
+                f"the file is too large to open safely ({size / 2**20:,.0f} MiB)",
+                where=path,
+                fix="cut it into smaller images",
+            )
+        data = file.read()
     if not data:
         raise _empty(path)
     return data
@@ -135,6 +148,8 @@ def _readable(path: Path) -> Iterator[None]:
     """Turns what a decoder refuses into an error for the user."""
     try:
         yield
+    except SegueError:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise SegueError(
             f"the image is too large to open safely ({error})",
@@ -145,9 +160,10 @@ def _readable(path: Path) -> Iterator[None]:
         raise SegueError(
             "not an image", where=path, fix="remove the file or replace it by an image"
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+    # Decoders raise whatever a damaged file leads them to: OSError, IndexError, zlib's own, ...
+    except Exception as error:
         raise SegueError(
-            f"the image is truncated or damaged ({error})",
+            f"the image is truncated or damaged ({error or type(error).__name__})",
             where=path,
             fix="copy or download it again",
         ) from error

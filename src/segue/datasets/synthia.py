@@ -45,7 +45,7 @@ def synthia(
     """SYNTHIA's RAND_CITYSCAPES set (Ros et al., CVPR 2016) as it is distributed.
 
     `RGB/*.png`, and under the same names `GT/LABELS/*.png`: 16 bits and three channels, of which
-    the first, red, holds the class.
+    the first, red, holds the class. It is distributed as RAR, which has to be unpacked.
 
     Args:
         root: the folder `RAND_CITYSCAPES`, which holds `RGB` and `GT`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from segue.losses.adversarial import SOURCE, TARGET, accuracy, domain_loss, patches
 from segue.losses.grouping import GroupingInput, Groups
 from segue.losses.grouping import default_networks as grouping_networks
+from segue.models.conditional_discriminator import ConditionalDiscriminator
 from segue.step import Step
 
 
@@ -124,18 +125,23 @@ def judged(
         shown: P [B, C, H, W], H [B, K, H, W] and Q [B, K, C].
         label: the domain that each should be taken for.
     """
-    judge = step.network(discriminator)
-    predicted, membership, condition = shown
+    judge = cast(ConditionalDiscriminator, step.network(discriminator))
+    predicted, membership = judge.blocks(shown[0]), judge.blocks(shown[1])
     right: list[Tensor] = []
 
     def loss(whole: Tensor, belongs: Tensor, means: Tensor) -> Tensor:
-        scores = judge(belongs * whole, means)
+        scores = judge.score(belongs * whole, means)
         right.append(accuracy(scores, label))
         return domain_loss(scores, label)
 
-    members = [one[:, None] for one in membership.unbind(1)]
-    groups = list(zip(members, condition.unbind(1), strict=True))
-    return sum_one_by_one(loss, predicted, groups, judge), torch.stack(right).mean()
+    # Image by image: a CPU's cache holds the maps of one, and there is nothing to put together.
+    images = []
+    for whole, belongs, means in zip(
+        *(torch.split(one, 1) for one in (predicted, membership, shown[2])), strict=True
+    ):
+        groups = list(zip(torch.split(belongs, 1, 1), means.unbind(1), strict=True))
+        images.append(sum_one_by_one(loss, whole, groups, judge))
+    return torch.stack(images).mean(), torch.stack(right).mean()
 
 
 def sum_one_by_one(
@@ -189,7 +195,8 @@ class _SumOneByOne(torch.autograd.Function):
             for index, gradient in zip(wanted, found, strict=True):
                 if gradient is not None:
                     known = gradients[index]
-                    gradients[index] = gradient if known is None else known + gradient
+                    # A copy, for autograd may have given the same tensor to another input.
+                    gradients[index] = gradient.clone() if known is None else known.add_(gradient)
         ctx.gradients = gradients
         return total
 

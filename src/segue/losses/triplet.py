@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from segue.errors import SegueError
 from segue.label_space import IGNORE
@@ -16,6 +17,9 @@ from segue.precision import full_precision
 from segue.step import Step
 
 Negatives = Literal["mean", "sum", "hardest"]
+
+CHANNELS = 32  # squared at a time
+BAND = 1024  # pixels
 
 
 @dataclass(frozen=True)
@@ -144,8 +148,8 @@ def category_triplet(
 def distances(feature: Tensor, centres: Tensor) -> Tensor:
     """|x / |x| - f| of features [B, D, h, w] to centres [C, D]: [B, C, h, w], in full precision.
 
-    By |a - b|^2 = 1 + |b|^2 - 2 a b, from one product of matrices; x is never copied, only its
-    products are divided by |x|. Where the distance, or x itself, is 0 no gradient passes.
+    By |a - b|^2 = 1 + |b|^2 - 2 a b, from one product of matrices. Where the distance, or x
+    itself, is 0 no gradient passes; none passes to the centres.
 
     Example:
         >>> found = distances(torch.tensor([3.0, 0.0]).view(1, 2, 1, 1), torch.eye(2))
@@ -156,12 +160,44 @@ def distances(feature: Tensor, centres: Tensor) -> Tensor:
     with full_precision(feature):
         x = feature if feature.dtype == torch.float64 else feature.float()
         centres = centres.to(x.dtype)
-        norm: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        cosines: Tensor = _Cosines.apply(x.flatten(2), centres)
+        squared = torch.sub(1 + centres.square().sum(1)[:, None], cosines, alpha=2)
+        found = squared.clamp(min=torch.finfo(x.dtype).tiny).sqrt()
+        return found.view(len(x), -1, *x.shape[2:])
+
+
+class _Cosines(torch.autograd.Function):
+    """f x / |x| of features x [B, D, N] with centres f [C, D]: [B, C, N].
+
+    Neither x / |x| nor its gradient is ever made: the gradient of x is
+    sum over c of f_c g_c / |x| - x (sum over c of g_c cos_c) / |x|^2.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, centres: Tensor) -> Tensor:
+        # By channels, for a square as large as the feature takes longer to allocate than to fill.
+        squares = torch.stack([part.square().sum(1) for part in torch.split(x, CHANNELS, 1)]).sum(0)
         # 1 / |x| of a feature that is 0 would send it an endless gradient.
-        norm = norm.where(norm > 0, torch.inf)
-        products = (centres @ x.flatten(2)).view(len(x), -1, *x.shape[2:]) / norm
-        squared = 1 + centres.square().sum(1)[:, None, None] - 2 * products
-        return squared.clamp(min=torch.finfo(x.dtype).tiny).sqrt()
+        shrink = squares.rsqrt().masked_fill(squares == 0, 0)[:, None]
+        cosines = (centres @ x).mul_(shrink)
+        ctx.save_for_backward(x, centres, shrink, cosines)
+        return cosines
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        x, centres, shrink, cosines = ctx.saved_tensors
+        onto = (gradient * cosines).sum(1, keepdim=True).mul_(shrink).mul_(-shrink)
+        across = gradient * shrink
+        found = torch.empty_like(x)
+        # A band of a CPU's cache at a time: what is written first is still there for the product.
+        band = BAND if x.device.type == "cpu" else max(x.shape[2], 1)
+        for image in range(len(x)):
+            for begin in range(0, x.shape[2], band):
+                here = (image, slice(None), slice(begin, begin + band))
+                torch.mul(x[here], onto[here], out=found[here])
+                found[here].addmm_(centres.T, across[here])
+        return found, None
 
 
 def default_networks(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

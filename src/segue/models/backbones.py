@@ -87,7 +87,9 @@ def _create(name: str, output_stride: int, pretrained: bool) -> tuple[Any, bool]
 
 def check_timm_name(name: str) -> None:
     """Raise a SegueError with near names where timm has no such model."""
-    if ":" in name or timm.is_model(name):
+    if timm.is_model(
+        name
+    ):  # never `hf-hub:` or `local-dir:`, which look elsewhere for what to build
         return
     near = difflib.get_close_matches(name, timm.list_models(), 3)
     raise SegueError(

@@ -32,29 +32,60 @@ class ConditionalDiscriminator(nn.Module):
         Raises:
             SegueError: the map is smaller than the strides leave anything of.
         """
+        return self.score(self.blocks(features), condition)
+
+    def blocks(self, maps: Tensor) -> Tensor:
+        """Padded maps [B, C, H, W] by blocks of 2x2 pixels: [B, C, 4, H // 2 + 1, W // 2 + 1].
+
+        Raises:
+            SegueError: the map is smaller than the strides leave anything of.
+        """
+        height, width = maps.shape[-2:]
         smallest = 2 ** sum(isinstance(layer, nn.Conv2d) for layer in self.layers)
-        if min(features.shape[-2:]) < smallest:
+        if min(height, width) < smallest:
             raise SegueError(
-                f"is shown {features.shape[-1]}x{features.shape[-2]} pixels",
+                f"is shown {width}x{height} pixels",
                 where="conditional discriminator",
                 fix=f"show it at least {smallest}x{smallest}: a larger `patch` or image size",
             )
+        # Of an odd side, the stride never reaches the padding at the end.
+        padded = functional.pad(maps, (1, 1 - width % 2, 1, 1 - height % 2))
+        blocks = functional.pixel_unshuffle(padded, 2)
+        return blocks.view(*maps.shape[:2], 4, *blocks.shape[2:])
+
+    def score(self, features: Tensor, condition: Tensor) -> Tensor:
+        """Domain logits of features as `blocks` gives them, and conditions [B, C].
+
+        For what is shown in many products, `blocks` is taken of the factors once.
+        """
         first, *others = self.layers
-        shown = _each_with_its_own(cast(nn.Conv2d, first), features, condition)
+        shown = _each_with_its_own(cast(nn.Conv2d, first), features.flatten(1, 2), condition)
         for layer in others:
             shown = layer(shown)
         return shown
 
 
-def _each_with_its_own(first: nn.Conv2d, features: Tensor, condition: Tensor) -> Tensor:
-    """The first convolution, with one kernel of C channels for each image."""
-    padding = cast(tuple[int, int], first.padding)
-    # One by one: a grouped convolution takes a third longer on a CPU.
-    shown = [
-        functional.conv2d(image[None], kernel, first.bias, stride=first.stride, padding=padding)
-        for image, kernel in zip(features, fold(first.weight, condition), strict=True)
-    ]
-    return torch.cat(shown)
+def _each_with_its_own(first: nn.Conv2d, blocks: Tensor, condition: Tensor) -> Tensor:
+    """The first convolution, with one kernel of C channels for each image.
+
+    4x4 with stride 2 over pixels is 2x2 with stride 1 over their blocks: three quarters of the
+    time on a CPU, exact up to rounding.
+    """
+    kernels = fold(first.weight, condition)
+    images, width, channels = kernels.shape[:3]
+    # As pixels lie in their blocks: [B, width, C * 4, 2, 2].
+    kernels = kernels.view(images, width, channels, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5)
+    kernels = kernels.flatten(2, 4)
+    # Autocast would give what the features learn from to bfloat16.
+    with full_precision(blocks):
+        # One by one: a grouped convolution takes a third longer on a CPU.
+        shown = [
+            functional.conv2d(image, kernel, first.bias)
+            for image, kernel in zip(
+                torch.split(blocks.to(kernels.dtype), 1), kernels.unbind(), strict=True
+            )
+        ]
+    return shown[0] if len(shown) == 1 else torch.cat(shown)
 
 
 def fold(weight: Tensor, condition: Tensor) -> Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 from torch import Tensor, nn
 
+from segue.models.atrous import atrous_sum
 from segue.models.backbones import TimmStages, Weights, normalisation_for
 from segue.models.batch_norm import BatchNormMode
 from segue.models.normalisation import NormalisationName
@@ -41,10 +42,10 @@ class AtrousHead(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         """Feature [B, channels, h, w] -> logits [B, C, h, w]."""
-        logits: Tensor = self.branches[0](feature)
-        for branch in self.branches[1:]:
-            logits = logits + branch(feature)
-        return logits
+        branches = [cast(nn.Conv2d, branch) for branch in self.branches]
+        weights = [branch.weight for branch in branches]
+        biases = [cast(Tensor, branch.bias) for branch in branches]
+        return atrous_sum(feature, weights, biases, DILATIONS[: len(branches)])
 
 
 def atrous_heads(

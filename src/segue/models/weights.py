@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from segue.checkpoint import write_whole
 from segue.errors import SegueError
+from segue.models.sealed import read_sealed, write_sealed
+
+FORMAT = 1
 
 _PREFIXES = ("module.", "model.", "backbone.", "encoder.", "Scale.")
 _NESTS = ("state_dict", "model", "model_state", "model_state_dict")
@@ -65,9 +66,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def save_weights(module: nn.Module, path: Path) -> None:
     """Writes a module's parameters and buffers as safetensors, whole or not at all."""
-    state = module.state_dict()
-    data = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
-    write_whole(path, lambda file: file.write(data))
+    write_sealed(path, module.state_dict(), {"format": FORMAT})
 
 
 def load_weights(
@@ -154,9 +153,11 @@ def _bare(key: str) -> str:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        return read_sealed(path)[0]
     except (SafetensorError, OSError) as error:
-        raise SegueError(f"not a safetensors file ({error})", where=path) from error
+        raise SegueError(
+            f"not a safetensors file ({error})", where=path, fix="copy or download it again"
+        ) from error
 
 
 def _read_torch(path: Path) -> Any:

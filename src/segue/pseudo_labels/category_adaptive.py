@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segue.labelling import largest
 from segue.pseudo_labels.rule import Counts
 
 UNIT = 2**28  # 1.0 as an integer: sums of integers do not depend on the order
@@ -53,9 +54,15 @@ class CategoryAdaptive:
         """One."""
         return 1
 
-    def count(self, probabilities: Tensor, earlier: Sequence[Counts]) -> Counts:  # noqa: ARG002
+    def count(
+        self,
+        probabilities: Tensor,
+        earlier: Sequence[Counts],  # noqa: ARG002
+        onto: Counts | None = None,
+    ) -> Counts:
         """[C, C + 1]: of the pixels of each predicted class the summed vector, and their weight."""
-        confidence, label = probabilities.flatten(1).max(0)
+        label, confidence = largest(probabilities.flatten(1))
+        label = label.int()
         weight = confidence if self.weighting == "confidence" else torch.ones_like(confidence)
         weight, classes = weight.double(), len(probabilities)
 
@@ -67,7 +74,7 @@ class CategoryAdaptive:
             summed(torch.ones_like(weight))
         ]
         found: Counts = torch.stack(columns, 1).long().cpu().numpy()
-        return found
+        return found if onto is None else np.add(onto, found, out=onto)
 
     def settle(self, counts: Sequence[Counts], classes: int) -> EntropyThresholds:
         """The entropy of each class's mean vector, less delta; NaN where it is never predicted."""
@@ -87,7 +94,7 @@ class EntropyThresholds:
 
     def propose(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
         """The likeliest class [H, W] and whether the entropy is below its threshold."""
-        label = probabilities.max(0).indices
+        label = largest(probabilities)[0].int()
         limits = torch.tensor(self.thresholds, dtype=torch.float64, device=label.device)
         # Nothing is below NaN, the threshold of a class that was never predicted.
         return label, torch.special.entr(probabilities).sum(0) < limits[label]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from segue.errors import SegueError
+from segue.labelling import largest
 from segue.pseudo_labels import selection
 from segue.pseudo_labels.rule import Counts
 
@@ -46,7 +47,7 @@ class ClassBalanced:
     def __post_init__(self) -> None:
         if not 0 < self.portion <= 1:
             fix = "give more than 0, at most 1"
-            raise SegueError(f"portion {self.portion}", where="rule: class_balanced", fix=fix)
+            raise SegueError(f"portion {self.portion}", where="class_balanced", fix=fix)
 
     @property
     def passes(self) -> int:
@@ -58,9 +59,11 @@ class ClassBalanced:
         chosen = math.floor(pixels * self.portion)
         return pixels - chosen if chosen else None
 
-    def count(self, probabilities: Tensor, earlier: Sequence[Counts]) -> Counts:
+    def count(
+        self, probabilities: Tensor, earlier: Sequence[Counts], onto: Counts | None = None
+    ) -> Counts:
         """Confidences by class, the upper half of their bits and then the lower."""
-        return selection.count(probabilities, earlier, self.rank)
+        return selection.count(probabilities, earlier, self.rank, onto)
 
     def settle(self, counts: Sequence[Counts], classes: int) -> Ratios:  # noqa: ARG002
         """The confidence that a portion of each class reaches."""
@@ -78,5 +81,5 @@ class Ratios:
         """The class with the largest ratio [H, W] and whether that reaches 1."""
         # A float32 over itself is 1 to the bit, and over the next larger one less than 1.
         limits = torch.tensor(self.thresholds, dtype=torch.float32, device=probabilities.device)
-        ratio, label = (probabilities / limits[:, None, None]).max(0)
+        label, ratio = largest(probabilities / limits[:, None, None])
         return label, ratio >= 1

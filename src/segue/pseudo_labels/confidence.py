@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from segue.errors import SegueError
+from segue.labelling import largest
 from segue.pseudo_labels import selection
 from segue.pseudo_labels.rule import Counts
 
@@ -55,7 +56,7 @@ class Confidence:
     def __post_init__(self) -> None:
         for name, value in (("cap", self.cap), ("quantile", self.quantile)):
             if value is not None and not 0 <= value <= 1:
-                raise SegueError(f"{name} {value}", where="rule: confidence", fix="give 0 to 1")
+                raise SegueError(f"{name} {value}", where="confidence", fix="give 0 to 1")
 
     @property
     def passes(self) -> int:
@@ -68,9 +69,11 @@ class Confidence:
             return None
         return min(round(pixels * self.quantile), pixels - 1)
 
-    def count(self, probabilities: Tensor, earlier: Sequence[Counts]) -> Counts:
+    def count(
+        self, probabilities: Tensor, earlier: Sequence[Counts], onto: Counts | None = None
+    ) -> Counts:
         """Confidences by class, the upper half of their bits and then the lower."""
-        return selection.count(probabilities, earlier, self.rank)
+        return selection.count(probabilities, earlier, self.rank, onto)
 
     def settle(self, counts: Sequence[Counts], classes: int) -> ConfidenceThresholds:
         """The smaller of cap and quantile for each class."""
@@ -89,7 +92,8 @@ class ConfidenceThresholds:
 
     def propose(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
         """The likeliest class [H, W] and whether its probability exceeds the threshold."""
-        confidence, label = probabilities.max(0)
+        label, confidence = largest(probabilities)
+        label = label.int()
         # In float64, or a cap of 0.9 would be compared as 0.89999998.
         limits = torch.tensor(self.thresholds, dtype=torch.float64, device=label.device)
         return label, confidence > limits[label]

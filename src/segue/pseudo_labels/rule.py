@@ -23,7 +23,7 @@ class Settled(Protocol):
         """A number for each class, to report; NaN where the class has none."""
 
     def propose(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
-        """A class for every pixel, int64 [H, W], and whether it is kept, bool [H, W].
+        """A class for every pixel, an integer [H, W], and whether it is kept, bool [H, W].
 
         Args:
             probabilities: float32 [C, H, W].
@@ -34,15 +34,21 @@ class Rule(Protocol):
     """Settings of a rule; all that it finds out lies in the counts, which anyone may add up.
 
     The counts of one pass are one array of integers, of the same shape for every image, so the
-    sum is the same to the bit however images are spread over processes.
+    sum is the same to the bit however images are spread over processes. What is decided of a pixel
+    depends on that pixel alone: a band of an image's rows may stand for an image everywhere.
     """
 
     @property
     def passes(self) -> int:
         """How often it has to see every image before its thresholds are settled."""
 
-    def count(self, probabilities: Tensor, earlier: Sequence[Counts]) -> Counts:
-        """The counts of one image [C, H, W] in the pass that follows the `earlier` ones."""
+    def count(
+        self, probabilities: Tensor, earlier: Sequence[Counts], onto: Counts | None = None
+    ) -> Counts:
+        """The counts of one image [C, H, W] in the pass that follows the `earlier` ones.
+
+        With `onto` they are added to these, in place: few of many counts change.
+        """
 
     def settle(self, counts: Sequence[Counts], classes: int) -> Settled:
         """The thresholds for this many classes from the summed counts of every pass."""
@@ -58,10 +64,10 @@ def total(rule: Rule, images: Iterable[Tensor], earlier: Sequence[Counts] = ()) 
         images: probabilities of one image after another, float32.
         earlier: the merged counts of the passes before this one.
     """
-    summed: Counts = np.zeros((), np.int64)
+    summed: Counts | None = None
     for probabilities in images:
-        summed = summed + rule.count(probabilities, earlier)
-    return summed
+        summed = rule.count(probabilities, earlier, summed)
+    return np.zeros((), np.int64) if summed is None else summed
 
 
 def decide(settled: Settled, probabilities: Tensor) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segue.labelling import largest
 from segue.pseudo_labels.rule import Counts
 
 PASSES = 2
@@ -25,30 +26,29 @@ LOWER = 2**HALF
 Rank = Callable[[int], int | None]  # number of a class's pixels -> place from 0, ascending
 
 
-def count(probabilities: Tensor, earlier: Sequence[Counts], rank: Rank) -> Counts:
+def count(
+    probabilities: Tensor, earlier: Sequence[Counts], rank: Rank, onto: Counts | None = None
+) -> Counts:
     """Counts of one image's confidences by predicted class and half of their bits.
 
     Args:
         probabilities: float32 [C, H, W]; the largest at a pixel is its confidence.
         earlier: nothing in the first pass, its merged counts in the second.
         rank: which place of a class's sorted confidences is wanted.
+        onto: counts of other images in this pass, to which these are added in place.
 
     Returns:
         [C, 2^15] in the first pass, [C, 2^16] in the second, int64.
     """
-    confidence, label = probabilities.max(0)
-    bits, label, classes = (
-        confidence.view(torch.int32).flatten(),
-        label.flatten(),
-        len(probabilities),
-    )
+    label, confidence = largest(probabilities)
+    label, bits = label.int().flatten(), confidence.view(torch.int32).flatten()
     upper = bits >> HALF
     if not earlier:
-        return _histogram(label * UPPER + upper, classes, UPPER)
+        return _counted(label * UPPER + upper, (len(probabilities), UPPER), onto)
     bucket, _ = _locate(earlier[0], _ranks(earlier[0], rank))
-    inside = upper == torch.from_numpy(bucket).to(label.device)[label]
-    lower = bits[inside] & (LOWER - 1)
-    return _histogram(label[inside] * LOWER + lower, classes, LOWER)
+    inside = upper == torch.from_numpy(bucket.astype(np.int32)).to(label.device)[label]
+    index = label[inside] * LOWER + (bits[inside] & (LOWER - 1))
+    return _counted(index, (len(probabilities), LOWER), onto)
 
 
 def select(counts: Sequence[Counts], rank: Rank) -> NDArray[np.float32]:
@@ -73,10 +73,12 @@ def select(counts: Sequence[Counts], rank: Rank) -> NDArray[np.float32]:
     return np.where(upper < 0, np.float32(np.nan), found.view(np.float32))
 
 
-def _histogram(index: Tensor, classes: int, width: int) -> Counts:
-    counted = torch.bincount(index, minlength=classes * width)
-    found: Counts = counted.cpu().numpy().reshape(classes, width)
-    return found
+def _counted(index: Tensor, shape: tuple[int, int], onto: Counts | None) -> Counts:
+    """How often each index occurs; few do, and no others are touched."""
+    counts = np.zeros(shape, np.int64) if onto is None else onto
+    found, times = torch.unique(index, return_counts=True)
+    counts.reshape(-1)[found.cpu().numpy()] += times.cpu().numpy()
+    return counts
 
 
 def _ranks(counts: Counts, rank: Rank) -> Counts:
@@ -87,9 +89,10 @@ def _ranks(counts: Counts, rank: Rank) -> Counts:
 
 def _locate(counts: Counts, ranks: Counts) -> tuple[Counts, Counts]:
     """The bucket in which each class's rank lies, and the rank inside it; -1 where none is."""
-    below = counts.cumsum(1)
-    bucket = (below <= ranks[:, None]).sum(1)
-    rows = np.arange(len(counts))
-    before = np.where(bucket > 0, below[rows, bucket - 1], 0)
+    filled = np.flatnonzero(counts.any(0))  # few of all
+    below = np.pad(counts[:, filled].cumsum(1), ((0, 0), (1, 0)))
+    place = (below[:, 1:] <= ranks[:, None]).sum(1)
+    before = below[np.arange(len(counts)), place]
+    bucket = np.append(filled, counts.shape[1])[place]
     absent = ranks < 0
     return np.where(absent, -1, bucket), np.where(absent, -1, ranks - before)

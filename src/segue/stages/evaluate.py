@@ -15,7 +15,7 @@ from segue import assembly, model
 from segue.checkpoint import write_whole
 from segue.datasets import Dataset
 from segue.datasets.ahead import ahead
-from segue.distributed import World
+from segue.distributed import World, gather
 from segue.errors import SegueError
 from segue.label_space import LabelSpace
 from segue.metrics import ConfusionMatrix
@@ -24,6 +24,7 @@ from segue.recipe import EvaluateStage, PseudoLabelStage, Recipe
 from segue.tracking import Meter
 
 FILE = "evaluation.json"
+ALONE = World()
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,18 @@ class Evaluation:
         """Reads what `save` wrote.
 
         Raises:
-            SegueError: there is none.
+            SegueError: there is none, or it is damaged.
         """
         if not path.is_file():
             raise SegueError("no evaluation yet", where=path, fix="run `segue evaluate` first")
-        told = json.loads(path.read_text())
-        protocols = {name: tuple(ids) for name, ids in told["protocols"].items()}
-        counts = np.array(told["confusion"], np.int64)
-        return cls(tuple(told["classes"]), counts, protocols, told["images"])
+        try:
+            told = json.loads(path.read_text())
+            protocols = {name: tuple(ids) for name, ids in told["protocols"].items()}
+            counts = np.array(told["confusion"], np.int64)
+            return cls(tuple(told["classes"]), counts, protocols, told["images"])
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            fix = "`segue evaluate` of its work_dir makes it anew"
+            raise SegueError("is damaged", where=path, fix=fix) from error
 
 
 def run(
@@ -101,13 +106,11 @@ def run(
     console: Console | None,
 ) -> None:
     """Scores the stage's models on its dataset and writes `evaluation.json`."""
-    if not world.leads:
-        return
     models = load_models(stage, work_dir, device=str(world.device))
     dataset = assembly.dataset(recipe, stage.data, labels=True, work_dir=work_dir)
-    result = evaluate(models, dataset, recipe.shown_protocols(), console=console)
-    (work_dir / name).mkdir(parents=True, exist_ok=True)
-    result.save(work_dir / name / FILE)
+    result = evaluate(models, dataset, recipe.shown_protocols(), world=world, console=console)
+    if world.leads:
+        result.save(work_dir / name / FILE)
 
 
 def load_models(
@@ -125,10 +128,14 @@ def evaluate(
     dataset: Dataset,
     protocols: list[str],
     *,
+    world: World = ALONE,
     console: Console | None = None,
     title: str = "evaluate",
 ) -> Evaluation:
     """Scores a model on a labelled dataset, each image at the size of its label.
+
+    Process r of n scores images r, r + n, r + 2 n, ...; their counts of pixels add up to the same
+    integers as one process counts, and every process returns the whole.
 
     Raises:
         SegueError: the label spaces differ, or a file is not as it should be.
@@ -138,20 +145,26 @@ def evaluate(
         fix = "evaluate it on data of its own label space"
         raise SegueError("the model was trained for other classes", where=dataset.name, fix=fix)
     matrix = ConfusionMatrix(space.num_classes)
-    meter = Meter(console, title, len(dataset), "img")
+    mine = range(world.rank, len(dataset), world.size)
+    meter = Meter(console if world.leads else None, title, len(dataset), "img")
     meter.start()
-    for done, (image, label) in enumerate(pairs(dataset), 1):
-        matrix.add(label, models.predict(image))
-        meter.advance(done)
-    meter.stop()
+    try:
+        for done, (image, label) in enumerate(pairs(dataset, mine), 1):
+            matrix.add(label, models.predict(image))
+            meter.advance(min(done * world.size, len(dataset)))
+    finally:
+        meter.stop()
+    counts = np.stack(gather(matrix.counts, world)).sum(0)
     chosen = {name: space.protocol(name) for name in protocols}
-    return Evaluation(space.classes, matrix.counts, chosen, len(dataset))
+    return Evaluation(space.classes, counts, chosen, len(dataset))
 
 
-def pairs(dataset: Dataset) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Images with labels in order, the next being read while one is in use."""
+def pairs(
+    dataset: Dataset, indices: range
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Some images with labels in order, the next being read while one is in use."""
 
     def read(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         return dataset.image(index), dataset.label(index)
 
-    yield from ahead(read, range(len(dataset)))
+    yield from ahead(read, indices)

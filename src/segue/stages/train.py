@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from segue import assembly
+from segue import assembly, stopping
 from segue.batch import Batch
 from segue.datasets.loading import batches
 from segue.distributed import World
@@ -16,6 +16,7 @@ from segue.model import FILE, Model, files
 from segue.models import Segmenter
 from segue.models.weights import load_weights, save_weights
 from segue.networks import Networks
+from segue.non_finite import Guard
 from segue.phases import Weighted
 from segue.recipe import Recipe, TrainStage
 from segue.tracking import Tracker
@@ -32,9 +33,11 @@ def run(
     *,
     world: World,
     console: Console | None,
+    until: int | None = None,
 ) -> None:
     """Trains what the stage describes, going on from its newest checkpoint.
 
+    With `until` it ends after so many iterations, with rates as if it went on.
     Leaves `checkpoints/`, `metrics.jsonl`, `timing.jsonl`, `tensorboard/`, `model.safetensors` (the
     segmenter) and `networks/` (the other trained ones) in the stage's folder.
 
@@ -46,6 +49,7 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
     roles = assembly.readings(recipe, stage, work_dir)
     seed = assembly.seed_of(recipe, name)
+    iterations = stage.iterations if until is None else min(until, stage.iterations)
 
     def draw(first: int, stop: int) -> Iterator[list[dict[str, Batch]]]:
         return batches(
@@ -58,19 +62,21 @@ def run(
             rank=world.rank,
             world=world.size,
             workers=recipe.workers,
+            device=world.device,
         )
 
     networks = assembly.networks(recipe, name, stage)
     load_from(networks, stage, work_dir, where=f"stages.{name}.networks")
-    for network in networks.values():
-        network.to(world.device)
+    networks.to(world.device)
+    if recipe.compile:
+        networks.compile()
     terms = assembly.terms(stage.terms, where=f"stages.{name}.terms")
     check_names(networks, terms_trained(terms), where=f"stages.{name}.terms")
     views = assembly.views(stage.views, where=f"stages.{name}.views")
     training = Training(
         networks,
         assembly.phases(terms, stage.phases, views, where=f"stages.{name}.phases"),
-        stage.iterations,
+        iterations,
         draw,
         views=views,
         followers={key: view for key, view in views.items() if isinstance(view, Follower)},
@@ -78,17 +84,20 @@ def run(
         precision=recipe.precision,
         world=world,
         examine_every=stage.log_every,
+        guard=Guard(stage.on_non_finite),
+        classes=recipe.classes().classes,
     )
     tracker = Tracker(
         folder,
-        iterations=stage.iterations,
+        iterations=iterations,
         every=stage.log_every,
         world=world,
         console=console,
         title=f"{recipe.name} {name}" if name != "train" else recipe.name,
     )
     tell(networks, console, world)
-    train(training, tracker, folder / "checkpoints", checkpoint_every=stage.checkpoint_every)
+    with stopping.postponed():
+        train(training, tracker, folder / "checkpoints", checkpoint_every=stage.checkpoint_every)
     if world.leads:
         save_networks(recipe, stage, networks, folder)
 
@@ -153,7 +162,7 @@ def tell(networks: Networks, console: Console | None, world: World) -> None:
         return
     for name, network in networks.items():
         if isinstance(network, Segmenter):
-            console.print(f"[bold]{name}[/] {network.describe()}", highlight=False)
+            console.print(f"{name} {network.describe()}", highlight=False, markup=False)
 
 
 def save_networks(recipe: Recipe, stage: TrainStage, networks: Networks, folder: Path) -> None:

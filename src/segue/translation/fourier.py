@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from segue.errors import SegueError
+
+MOST_BY_PRODUCTS = 64  # frequencies; above it whole spectra take less
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,16 +47,79 @@ class Fourier:
 
     def __call__(self, source: Tensor, target: Tensor) -> Tensor:
         """[B, 3, H, W] of source images [B, 3, H, W] and target images [B, 3, h, w], 0 to 1."""
-        size = (int(source.shape[-2]), int(source.shape[-1]))
         image, other = source.detach().float(), target.detach().to(source.device).float()
-        if other.shape[-2:] != image.shape[-2:]:
-            other = functional.interpolate(other, size, mode="bilinear", antialias=True)
-        half = math.floor(self.beta * min(size))
-        spectrum, reference = torch.fft.rfft2(image), torch.fft.rfft2(other)
-        frequencies = torch.fft.fftfreq(size[0], 1 / size[0], device=source.device)
-        rows = torch.nonzero(frequencies.abs() < half + 0.5).flatten()
-        # Of a real image's spectrum half the columns say all: frequencies 0 to W / 2.
-        low, style = spectrum[..., rows, : half + 1], reference[..., rows, : half + 1]
-        spectrum[..., rows, : half + 1] = torch.polar(style.abs(), low.angle())
-        result: Tensor = torch.fft.irfft2(spectrum, s=size)
+        half = math.floor(self.beta * min(image.shape[-2:]))
+        # A GPU is done with whole spectra sooner than with what these products need.
+        few = half <= MOST_BY_PRODUCTS and source.device.type == "cpu"
+        with torch.autocast(source.device.type, enabled=False):
+            result = (by_products if few else by_spectra)(image, other, half)
         return result.clamp_(0, 1).to(source)
+
+
+def by_spectra(source: Tensor, target: Tensor, half: int) -> Tensor:
+    """Equation 3, not cut off, by whole spectra.
+
+    Args:
+        source: images [B, 3, H, W].
+        target: images [B, 3, h, w].
+        half: half-side of the square.
+    """
+    size = (int(source.shape[-2]), int(source.shape[-1]))
+    if target.shape[-2:] != source.shape[-2:]:
+        target = functional.interpolate(target, size, mode="bilinear", antialias=True)
+    spectrum, reference = torch.fft.rfft2(source), torch.fft.rfft2(target)
+    rows = torch.tensor(_frequencies(size[0], half), device=source.device)
+    # Of a real image's spectrum half the columns say all: frequencies 0 to W / 2.
+    low, style = spectrum[..., rows, : half + 1], reference[..., rows, : half + 1]
+    spectrum[..., rows, : half + 1] = torch.polar(style.abs(), low.angle())
+    result: Tensor = torch.fft.irfft2(spectrum, s=size)
+    return result
+
+
+def by_products(source: Tensor, target: Tensor, half: int) -> Tensor:
+    """As `by_spectra`, but only the square's frequencies are looked at, by matrix products.
+
+    The result is the source and what the change of its square is as an image. The target is not
+    resized either: a resized image's square is a matrix product too.
+
+    Example:
+        >>> source, target = torch.rand(2, 1, 3, 8, 9, dtype=torch.float64)
+        >>> (by_products(source, target, 2) - by_spectra(source, target, 2)).abs().max() < 1e-12
+        tensor(True)
+    """
+    height, width = int(source.shape[-2]), int(source.shape[-1])
+    wanted = _frequencies(height, half), tuple(range(half + 1))
+    squares = []
+    for image in (target, source):
+        down = _waves(wanted[0], height, image.shape[-2], image.dtype)
+        across = torch.view_as_real(_waves(wanted[1], width, image.shape[-1], image.dtype))
+        across = across.permute(0, 2, 1).flatten(0, 1)
+        flat = image.reshape(-1, image.shape[-1]) @ across.T
+        columns = torch.view_as_complex(flat.view(*image.shape[:-1], half + 1, 2))
+        squares.append(down @ columns)
+    style, low = squares
+    change = torch.polar(style.abs(), low.angle()) - low
+    # All but the first and, where the width is even, the last of all stand for two columns.
+    twice = [1 if column in (0, width / 2) else 2 for column in wanted[1]]
+    change = change * (torch.tensor(twice, dtype=source.dtype) / (height * width))
+    flat = torch.view_as_real(down.conj().T @ change).reshape(-1, 2 * (half + 1))
+    return torch.addmm(source.reshape(-1, width), flat, across).view_as(source)
+
+
+def _frequencies(length: int, half: int) -> tuple[int, ...]:
+    """Of a spectrum of so many rows those from -half to half, in its order."""
+    all_rows = (index - length * (2 * index >= length) for index in range(length))
+    return tuple(row for row in all_rows if abs(row) <= half)
+
+
+@lru_cache(maxsize=16)
+def _waves(frequencies: tuple[int, ...], length: int, given: int, dtype: torch.dtype) -> Tensor:
+    """[F, given], complex: what takes `given` pixels, resized to `length`, to frequencies."""
+    turns = (torch.tensor(frequencies)[:, None] * torch.arange(length) % length).double()
+    waves = torch.polar(torch.ones((), dtype=torch.float64), turns * (-2 * math.pi / length))
+    if given != length:
+        eye = torch.eye(given, dtype=torch.float64)[None, None]
+        size = (length, given)
+        resized = functional.interpolate(eye, size, mode="bilinear", antialias=True)
+        waves = waves @ resized[0, 0].to(waves)
+    return waves.to(torch.complex128 if dtype == torch.float64 else torch.complex64)

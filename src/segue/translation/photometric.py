@@ -13,16 +13,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segue.errors import SegueError
-from segue.translation.lab import Pixels, from_lab, to_lab
+from segue.translation.lab import (
+    PER_UNIT,
+    VALUES,
+    ZERO,
+    Levels,
+    Pixels,
+    from_lab,
+    to_lab,
+)
+from segue.translation.photometric_on_device import BINS, LEAST_GAMMA, SPANS, align
 
 Scheme = Literal["hybrid", "gamma", "histogram"]
-
-# Levels of a Lab channel, whose values lie within -128 to 128.
-_PER_UNIT = 256
-_GAMMA_LEVELS = 4096
-
-LEAST_GAMMA = 0.01
-_LEVELS = np.arange(-128 * _PER_UNIT, 128 * _PER_UNIT + 1) / _PER_UNIT
+Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,8 @@ class Photometric:
     """A source image in the colours and the lightness of a target image.
 
     Coarse-to-fine (CVPR 2021), section 3.2, global photometric alignment: in Lab, a and b by
-    histogram matching, L by gamma correction (equation 2).
+    histogram matching, L by gamma correction (equation 2). In photographs the result is on average
+    0.05 of 255 off the formulas in float64, 0.2 where few colours become many.
 
     Args:
         scheme: `hybrid` is the paper's; `gamma` corrects all three channels, a and b shifted to
@@ -55,24 +59,28 @@ class Photometric:
 
     def __call__(self, source: Tensor, target: Tensor) -> Tensor:
         """[B, 3, H, W] of source images [B, 3, H, W] and target images [B, 3, h, w], 0 to 1."""
-        aligned = [
-            torch.from_numpy(self._align(_pixels(one), _pixels(other)))
-            for one, other in zip(source, target, strict=True)
-        ]
-        return torch.stack(aligned).to(source)
+        if source.device.type != "cpu":
+            return align(source, target.to(source.device), self.by_gamma, self.beta).to(source)
+        aligned = torch.empty(source.shape)
+        for one, other, result in zip(source, target, aligned, strict=True):
+            self._align(_pixels(one), _pixels(other), result.numpy())
+        return aligned.to(source)
 
-    def _align(self, source: Pixels, target: Pixels) -> Pixels:
+    @property
+    def by_gamma(self) -> tuple[bool, bool, bool]:
+        """Which of L, a and b are corrected by gamma; the others' histograms are matched."""
+        return self.scheme != "histogram", self.scheme == "gamma", self.scheme == "gamma"
+
+    def _align(self, source: Pixels, target: Pixels, result: Pixels) -> None:
         lab, reference = to_lab(source), to_lab(target)
-        for index, (one, other) in enumerate(zip(lab, reference, strict=True)):
-            lab[index] = self._channel(index, one, other)
-        return from_lab(lab)
-
-    def _channel(self, index: int, source: Pixels, target: Pixels) -> Pixels:
-        lightness = index == 0
-        if self.scheme == "histogram" or (self.scheme == "hybrid" and not lightness):
-            return match_histogram(source, target)
-        low, span = (0, 100) if lightness else (-128, 255)
-        return _correct(source, target, low, span, self.beta)
+        values = []
+        for one, other, gamma, span in zip(lab, reference, self.by_gamma, SPANS, strict=True):
+            if gamma:
+                mean = (cv2.mean(other)[0] - ZERO) / PER_UNIT
+                values.append(correct_gamma(_count(one), VALUES, mean, *span, self.beta))
+            else:
+                values.append(match_histogram(_count(one), _count(other), VALUES))
+        from_lab(lab, values, result)
 
 
 def _pixels(image: Tensor) -> Pixels:
@@ -80,54 +88,73 @@ def _pixels(image: Tensor) -> Pixels:
     return np.ascontiguousarray(image.detach().float().cpu().numpy())
 
 
-def match_histogram(source: Pixels, target: Pixels) -> Pixels:
-    """A channel of Lab [H, W] with each value at the place of its rank in the other's [h, w].
+def _count(channel: Levels) -> Counts:
+    """Pixels [65536] of each level of a channel [H, W]."""
+    counts = cv2.calcHist([channel], [0], None, [len(VALUES)], [0, len(VALUES)])
+    return np.asarray(counts.ravel(), np.int64)
+
+
+def match_histogram(counts: Counts, others: Counts, values: Pixels) -> Pixels:
+    """New values [N] for the levels of a channel, which give it another channel's histogram.
 
     Gonzalez and Woods, Digital Image Processing, histogram specification: a value goes to the
     quantile of the target at the share of source pixels that are not above it, interpolated
-    between the target's values. Values are counted in steps of 1/256, by which images differ from
-    exact matching by less than 0.1 of 255 on average.
+    between the target's values.
 
     Differs: in a channel of one value, a and b of a grey image, it becomes the target's median,
     where the rule would give all pixels the target's most extreme one.
 
+    Args:
+        counts: pixels [N] of the source's levels.
+        others: of the target's.
+        values: that the levels of both stand for, [N].
+
     Example:
-        >>> source = np.array([[0, 1, 2, 3]], np.float32)
-        >>> match_histogram(source, source[:, ::-1] * 10).tolist()
-        [[0.0, 10.0, 20.0, 30.0]]
+        >>> counts, others = np.array([1, 1, 0, 2]), np.array([0, 1, 1, 2])
+        >>> match_histogram(counts, others, np.array([0, 10, 20, 30], np.float32)).tolist()
+        [10.0, 20.0, 0.0, 30.0]
     """
-    level, other = _level(source), _level(target)
-    counts = np.bincount(level.ravel(), minlength=len(_LEVELS))
-    others = np.bincount(other.ravel(), minlength=len(_LEVELS))
-    share, there = np.cumsum(counts) / level.size, others > 0
-    if counts.max() == level.size:
-        share = np.full_like(share, 0.5)
-    quantiles = np.cumsum(others)[there] / other.size
-    matched = np.interp(share, quantiles, _LEVELS[there]).astype(np.float32)
-    return np.take(matched, level)
+    here, there = np.flatnonzero(counts), np.flatnonzero(others)
+    share = np.cumsum(counts[here]) / counts.sum()
+    quantiles = np.cumsum(others[there]) / others.sum()
+    if len(here) == 1:
+        share[:] = 0.5
+    matched = np.zeros_like(values)
+    matched[here] = np.interp(share, quantiles, values[there])
+    return matched
 
 
-def _level(channel: Pixels) -> NDArray[np.int32]:
-    # Truncation of what is never negative: rounding to the nearest level.
-    scaled = channel * np.float32(_PER_UNIT)
-    scaled += np.float32(128 * _PER_UNIT + 0.5)
-    return scaled.astype(np.int32)
+def correct_gamma(
+    counts: Counts, values: Pixels, mean: float, low: float, span: float, beta: float
+) -> Pixels:
+    """New values [N] for the levels of a channel, which bring it to a target's mean by gamma.
 
+    Coarse-to-fine (CVPR 2021), equation 2, over bins of levels.
 
-def _correct(source: Pixels, target: Pixels, low: float, span: float, beta: float) -> Pixels:
-    """A channel [H, W] raised to the power that `fit_gamma` finds, as (value - low) / span."""
-    channel = np.clip((source - np.float32(low)) / np.float32(span), 0, 1)
-    # Levels are closest where it is darkest, for there a power changes most.
-    level = (cv2.sqrt(channel) * np.float32(_GAMMA_LEVELS)).astype(np.int32).ravel()
-    counts = np.bincount(level)
-    means = np.bincount(level, weights=channel.ravel())[counts > 0] / counts[counts > 0]
-    mean = (float(target.mean(dtype=np.float64)) - low) / span
-    channel = cv2.pow(channel, fit_gamma(means, counts[counts > 0], mean, beta))
-    return np.asarray(channel * np.float32(span) + np.float32(low), np.float32)
+    Args:
+        counts: pixels [N] of the source's levels.
+        values: that the levels stand for, [N].
+        mean: of the target's values.
+        low: the value that counts as 0.
+        span: that much more counts as 1.
+        beta: how strongly gamma is drawn to 1.
+    """
+    here = np.flatnonzero(counts)
+    value = np.clip((values - np.float32(low)) / np.float32(span), 0, 1)
+    # Bins are closest where it is darkest, for there a power changes most.
+    bins = (np.sqrt(value[here]) * BINS).astype(np.int64)
+    pixels = np.bincount(bins, counts[here])
+    sums = np.bincount(bins, counts[here] * value[here].astype(np.float64))
+    full = pixels > 0
+    gamma = fit_gamma(sums[full] / pixels[full], pixels[full], (mean - low) / span, beta)
+    return np.asarray(cv2.pow(value, gamma).ravel() * np.float32(span) + np.float32(low))
 
 
 def fit_gamma(
-    levels: NDArray[np.float64], counts: NDArray[np.int64], mean: float, beta: float = 0.01
+    levels: NDArray[np.float64],
+    counts: NDArray[np.float64] | Counts,
+    mean: float,
+    beta: float = 0.01,
 ) -> float:
     """The gamma from 0.01 on that minimises (mean of levels^gamma - mean)^2 + beta (gamma - 1)^2.
 
