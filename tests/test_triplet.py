@@ -124,6 +124,20 @@ def test_distances():
     torch.testing.assert_close(single.double(), expected, rtol=0, atol=1e-5)
 
 
+def test_distances_and_gradients_of_large_maps_are_those_of_the_formula():
+    """More pixels than a band and more channels than are squared at once."""
+    feature, held = random(2, 70, 31, 71), functional.normalize(random(CLASSES, 70, seed=9), dim=1)
+    pull = random(2, CLASSES, 31, 71, seed=2)
+    one, other = (feature.clone().requires_grad_() for _ in range(2))
+    found = distances(one, held)
+    normalised = functional.normalize(other, dim=1)[:, None]
+    expected = (normalised - held[None, :, :, None, None]).norm(dim=2)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    found.backward(pull)
+    expected.backward(pull)
+    torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e3])
 def test_a_feature_on_its_centre_has_finite_gradients(dtype, scale):
