@@ -68,7 +68,7 @@ def recorded() -> Lines:
     for line in PAGE.read_text().splitlines():
         title = line.removeprefix("## ") if line.startswith("## ") else title
         cells = re.split(r"(?<!\\) \| ", line.removeprefix("| ").removesuffix(" |"))
-        if line.startswith("| ") and len(cells) == 3:
+        if line.startswith("| ") and len(cells) == 3 and cells[0] != "what":
             lines[title, cells[0]] = re.sub(r"^(`+) ?(.*?) ?\1$", r"\2", cells[2]).replace(
                 "\\|", "|"
             )

@@ -52,6 +52,7 @@ def test_every_stage_takes_its_step(name, tiny_recipe):
         assert found["notes"] == []
 
 
+@pytest.mark.slow
 def test_no_data_and_no_weights_are_needed(tiny_recipe, tmp_path):
     recipe = tiny_recipe(
         "source-only-demo",
@@ -132,10 +133,11 @@ def test_crops_shrink_where_there_are_any(tiny_recipe):
                 assert changed(recipe, change) != recipe
 
 
-def test_a_network_of_its_own_fault_is_said(tiny_recipe):
-    wide = tiny_recipe("advent-single-demo", "stages.train.source.size=[8, 8]")
-    (problem,) = fit.fit(wide).problems
-    assert "smallest" in problem or "show it at least" in problem or "size" in problem
+def test_another_fault_is_said_as_it_is(tiny_recipe, monkeypatch):
+    fault = "stages.train.terms: no view is called 'x'; name another"
+    asked = taking(monkeypatch, lambda *_: Measured("cpu", GIB, fault=fault))
+    assert fit.fit(tiny_recipe("source-only-demo")).problems == [fault]
+    assert len(asked) == 1
 
 
 def asked_of(recipe, monkeypatch, capsys):
@@ -145,6 +147,12 @@ def asked_of(recipe, monkeypatch, capsys):
     monkeypatch.setattr(memory, "limit", lambda most: None)
     one_step.main()
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_fault_of_the_recipe_is_a_line(tiny_recipe, monkeypatch, capsys):
+    narrow = tiny_recipe("advent-single-demo", "stages.train.target.size=[8, 8]")
+    _, second = asked_of(narrow, monkeypatch, capsys)
+    assert "show it at least 32x32" in second["error"]
 
 
 OUT = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path, PurePosixPath
 from string import Formatter
 
@@ -44,7 +46,8 @@ def find_pairs(
     found = _select(list(lying), first, last)
     if labels is None:
         return tuple(Item(lying[image], None) for image in found)
-    wanted = [label_path(root, image, images, labels) for image in found]
+    find = label_finder(root, images, labels)
+    wanted = [find(image) for image in found]
     there = {path: path for path in wanted if path.is_file()}
     if len(there) < len(wanted):
         there = files.packed(root, zips[1]) | there
@@ -106,25 +109,30 @@ def label_path(root: Path, image: Path, images: str, labels: str) -> Path:
         >>> label_path(Path("kitti"), image, "rgb/**/*_rgb.png", "gt/{parent}/{star}_gt.png").parts
         ('kitti', 'gt', 'a', '07_gt.png')
     """
+    return label_finder(root, images, labels)(image)
+
+
+def label_finder(root: Path, images: str, labels: str) -> Callable[[Path], Path]:
+    """What `label_path` does, for many images of one pattern.
+
+    Raises:
+        SegueError: as `label_path`.
+    """
     pattern = PurePosixPath(images)
     fixed: list[str] = []
     for part in pattern.parent.parts:
         if any(sign in part for sign in "*?["):
             break
         fixed.append(part)
-    values = {
-        "stem": image.stem,
-        "parent": image.parent.relative_to(root.joinpath(*fixed)).as_posix(),
-    }
-    if pattern.name.count("*") == 1 and not any(sign in pattern.name for sign in "?["):
-        before, after = pattern.name.split("*")
-        values["star"] = image.name[len(before) : len(image.name) - len(after)]
+    base, known = root.joinpath(*fixed), {"stem", "parent"}
+    before, star, after = pattern.name.partition("*")
+    if star and not any(sign in before + after for sign in "*?["):
+        known.add("star")
     try:
         # Plain ones: format's own would reach into Python's objects.
         for _, field, spec, conversion in Formatter().parse(labels):
-            if field is not None and (field not in values or spec or conversion):
+            if field is not None and (field not in known or spec or conversion):
                 raise ValueError(f"{{{field}}}")
-        return root / labels.format_map(values)
     except ValueError as error:
         raise SegueError(
             f"cannot fill in {labels!r} ({error})",
@@ -132,6 +140,17 @@ def label_path(root: Path, image: Path, images: str, labels: str) -> Path:
             fix=f"use only {', '.join(f'{{{name}}}' for name in PLACEHOLDERS)}; {{star}} needs "
             "one * in the file part of `images`",
         ) from error
+
+    @cache
+    def below(folder: Path) -> str:
+        return folder.relative_to(base).as_posix()
+
+    def find(image: Path) -> Path:
+        name = image.name
+        star = name[len(before) : len(name) - len(after)]
+        return root / labels.format(stem=image.stem, star=star, parent=below(image.parent))
+
+    return find
 
 
 def _select(images: list[Path], first: str | None, last: str | None) -> list[Path]:

@@ -65,9 +65,9 @@ def _pairs(segmenter: Segmenter) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
 
     handles = [one.register_forward_hook(after) for one in segmenter.modules()]
     handles += [one.register_forward_pre_hook(before) for one in segmenter.modules()]
-    device = next(segmenter.parameters()).device
+    image = next(segmenter.parameters()).new_zeros(1, 3, PROBE, PROBE)
     with torch.no_grad(), _Uses() as uses:
-        output = segmenter(torch.zeros(1, 3, PROBE, PROBE, device=device))
+        output = segmenter(image)
     for handle in handles:
         handle.remove()
     uses.note([output.logits, output.features])
