@@ -6,7 +6,7 @@ READY := .venv/.ready
 SECONDS ?= 300
 SEED ?= 0
 
-.PHONY: help demo test test-fast bench check soak audit lock clean
+.PHONY: help demo test test-fast docs bench soak audit lock clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,9 @@ test: $(READY)  ## lint, types and every test that needs no GPU and no downloads
 
 test-fast: $(READY)  ## the tests that take no more than a moment
 	OMP_NUM_THREADS=1 .venv/bin/pytest -m "not slow" -x
+
+docs: $(READY)  ## the documentation as a site in runs/site; warnings are errors
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --site-dir runs/site
 
 soak: $(READY)  ## kills runs of the four systems at random points and compares (SECONDS=300 SEED=0)
 	OMP_NUM_THREADS=1 .venv/bin/python tests/soak.py --seconds $(SECONDS) --seed $(SEED)

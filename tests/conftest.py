@@ -5,6 +5,7 @@ import os
 # Before torch starts its threads: tests run side by side on few cores. Subprocesses inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import forked
 import pytest
 import tiny
 import torch
@@ -18,6 +19,12 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 def data(tmp_path_factory):
     """Tiny folders in the layout of every shipped recipe; read-only by agreement."""
     return tiny.write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def fork_server():
+    """What `forked` starts processes by."""
+    forked.prepare()
 
 
 @pytest.fixture(scope="session")

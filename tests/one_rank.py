@@ -1,4 +1,4 @@
-"""Started by torchrun in test_distributed.py: runs recipes, keeps what each process ends with."""
+"""What each process of test_distributed.py does: runs recipes and keeps what it ends with."""
 
 import json
 import math

@@ -11,7 +11,9 @@ from segue.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
+SHELLS = ("sh", "bash", "console")
+NOT_RUN = "<!-- not run: "
 COMMANDS = typer.main.get_command(app)
 
 
@@ -43,18 +45,23 @@ def blocks(page, *languages):
 
 def commands(page):
     """Every command of the shell blocks: its words, without comments."""
-    for block in blocks(page, "sh", "bash", "console"):
-        for line in block.text.replace("\\\n", " ").splitlines():
-            tokens = shlex.shlex(line, posix=True, punctuation_chars=True)
-            tokens.whitespace_split = True
-            words = []
-            for token in tokens:
-                if set(token) <= set("&|;<>()"):
-                    yield words
-                    words = []
-                else:
-                    words.append(token)
-            yield words
+    for block in blocks(page, *SHELLS):
+        yield from commands_of(block)
+
+
+def commands_of(block):
+    """Every command of a shell block: its words, without comments."""
+    for line in block.text.replace("\\\n", " ").splitlines():
+        tokens = shlex.shlex(line, posix=True, punctuation_chars=True)
+        tokens.whitespace_split = True
+        words = []
+        for token in tokens:
+            if set(token) <= set("&|;<>()"):
+                yield words
+                words = []
+            else:
+                words.append(token)
+        yield words
 
 
 def segue_arguments(words):

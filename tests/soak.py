@@ -28,7 +28,7 @@ import torch
 from segue import checkpoint, model, predicting, recipe, running, stopping
 from segue.errors import SegueError
 from segue.recipe import Recipe, TrainStage
-from segue.stages import pseudo_label
+from segue.report import kept
 from segue.stopping import Stopped
 
 SYSTEMS = ("local-alignment", "grouping", "coarse-to-fine", "category-adaptive")
@@ -58,23 +58,24 @@ class Reference:
     seconds: float = 0.0
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> None:
     """Prints counts; exit code 1 where anything was lost."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=300, help="begin no run after so long")
     parser.add_argument("--faults", type=int, default=10**9, help="or after so many faults")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="segue-soak-") as folder:
-        return soak(Path(folder), given.seconds, given.faults, given.seed, given.systems)
+        lost = soak(Path(folder), given.seconds, given.faults, given.seed, given.systems)
+    sys.exit(lost)
 
 
 def soak(root: Path, seconds: float, faults: int, seed: int, systems: Sequence[str]) -> int:
     """Runs until the time is up, system after system."""
     begun, rng = time.monotonic(), random.Random(seed)
-    pseudo_label.save = lambda *_: None  # half of a second for each picture
+    kept.save = lambda *_: None  # half of a second for each picture
     data = tiny.write_data(root / "data")
     references: dict[str, Reference] = {}
     injected, recovered, lost, runs = Counter(), Counter(), Counter(), 0
@@ -353,4 +354,4 @@ def same(one: object, other: object) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

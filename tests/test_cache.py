@@ -10,12 +10,13 @@ from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 
+import forked
 import numpy as np
+import one_fill
 import pytest
 import tiny
 import yaml
 from dataset_files import WRITERS, random_image, save_image, write_gta5
-from test_no_target_labels import SITECUSTOMIZE
 
 from segue import assembly, caching, recipe
 from segue.caching import fill_cache, wanted
@@ -293,7 +294,7 @@ def test_checking_tells_the_size_and_writes_nothing(cached_recipe, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_no_label_of_the_target_is_opened_for_the_cache(data, tmp_path):
+def test_no_label_of_the_target_is_opened_for_the_cache(data, fork_server, tmp_path):
     worlds = tmp_path / "worlds"
     shutil.copytree(data.root / "worlds", worlds)
     images = sorted(worlds.glob("target/leftImg8bit/train/*/*.png"))
@@ -302,22 +303,12 @@ def test_no_label_of_the_target_is_opened_for_the_cache(data, tmp_path):
         label = Path(place.replace("_leftImg8bit.", "_gtFine_labelIds."))
         label.parent.mkdir(parents=True, exist_ok=True)
         label.write_bytes(b"no label")
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site/sitecustomize.py").write_text(SITECUSTOMIZE)
     overrides = [*tiny.overrides("local-alignment-demo", tiny.Data(tmp_path)),
                  f"data.cache={tmp_path}/cache", "stages.evaluate=null"]  # fmt: skip
-    script = (
-        "import sys; from segue import recipe, running\n"
-        "running.run(recipe.load('local-alignment-demo', sys.argv[2:]), sys.argv[1])"
-    )
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]),
-        "SEGUE_TEST_LOG": str(tmp_path / "log"),
-        "SEGUE_TEST_ROOT": str(tmp_path),
-    }
-    command = [sys.executable, "-c", script, str(tmp_path / "run"), *overrides]
-    subprocess.run(command, env=environment, check=True, timeout=240)
+    told = {"SEGUE_TEST_LOG": tmp_path / "log", "SEGUE_TEST_ROOT": tmp_path}
+    assert forked.ended(forked.start(one_fill.watched, overrides, tmp_path / "run", told=told)) == [
+        0
+    ]
     events = [line.split("\t")[1:] for line in (tmp_path / "log").read_text().splitlines()]
     assert not [path for _, path in events if "/gtFine" in path]
     opened = [path for event, path in events if event == "open"]
@@ -327,39 +318,11 @@ def test_no_label_of_the_target_is_opened_for_the_cache(data, tmp_path):
 
 # ------------------------------------------------------------------------------ several at once
 
-FILL = """
-import sys, time
-from pathlib import Path
-from segue import caching, distributed, recipe
-from segue.datasets import dataset
 
-seen, read = [], dataset.read_image
-def slow(path):
-    seen.append(path)
-    time.sleep(float(sys.argv[3]))
-    return read(path)
-dataset.read_image = slow
-world = distributed.join("cpu")
-one = recipe.load(sys.argv[1])
-caching.fill_cache(one, one.stages, world=world, console=None)
-Path(f"{sys.argv[2]}.{world.rank}").write_text(str(len(seen)))
-distributed.leave()
-"""
-
-
-def start(one, out, seconds, *launcher):
-    script, settings = out.with_suffix(".py"), out.with_suffix(".yaml")
-    script.write_text(FILL)
-    settings.write_text(one.as_yaml())
-    words = [sys.executable, *launcher, str(script), str(settings), str(out), str(seconds)]
-    return subprocess.Popen(words)
-
-
-def ended(process):
-    try:
-        return process.wait(240)
-    finally:
-        process.kill()
+def written(one, tmp_path):
+    path = tmp_path / "one.yaml"
+    path.write_text(one.as_yaml())
+    return path
 
 
 def assert_right(one):
@@ -374,29 +337,28 @@ def assert_right(one):
                 assert (label == plain.label(index, tuple(tiny.SIZE))).all()
 
 
-def test_two_runs_and_one_that_is_killed(cached_recipe, tmp_path):
+def test_two_runs_and_one_that_is_killed(cached_recipe, fork_server, tmp_path):
     one = cached_recipe("local-alignment-demo")
-    killed = start(one, tmp_path / "killed", 1000)
-    lock = tmp_path / "cache/lock"
-    for _ in range(600):
-        if lock.exists() or killed.poll() is not None:
-            break
-        time.sleep(0.1)
-    time.sleep(1)
-    both = [start(one, tmp_path / name, 0.05) for name in ("first", "second")]
-    killed.send_signal(signal.SIGKILL)
-    assert [ended(process) for process in (killed, *both)] == [-signal.SIGKILL, 0, 0]
+    settings = written(one, tmp_path)
+    killed = forked.start(one_fill.fill, settings, tmp_path / "killed", 1000)
+    while not list((tmp_path / "cache").glob("*.partial")):
+        assert killed.is_alive()
+        time.sleep(0.01)
+    both = [
+        forked.start(one_fill.fill, settings, tmp_path / name, 0.05) for name in ("first", "second")
+    ]
+    killed.kill()
+    assert forked.ended(killed, *both) == [-signal.SIGKILL, 0, 0]
     counts = [int((tmp_path / f"{name}.0").read_text()) for name in ("first", "second")]
     # One of them has read each image of source and target, the other none.
     assert sorted(counts) == [0, 12]
     assert_right(one)
 
 
-def test_processes_of_one_run(cached_recipe, tmp_path):
+def test_processes_of_one_run(cached_recipe, fork_server, tmp_path):
     one = cached_recipe("local-alignment-demo")
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    with start(one, tmp_path / "run", 0.02, *torchrun, "--local-addr=127.0.0.1") as process:
-        assert ended(process) == 0
+    processes = forked.ranks(2, one_fill.fill, written(one, tmp_path), tmp_path / "run", 0.02)
+    assert forked.ended(*processes) == [0, 0]
     assert [(tmp_path / f"run.{rank}").read_text() for rank in (0, 1)] == ["12", "0"]
     assert_right(one)
 

@@ -1,4 +1,4 @@
-"""Two processes are one: started by torchrun, compared tensor by tensor."""
+"""Two processes are one, by torchrun or as it would start them, compared tensor by tensor."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import one_rank
 import pytest
 import tiny
@@ -36,7 +37,7 @@ def settings(data, *more):
 
 
 @pytest.fixture(scope="module")
-def two(data, tmp_path_factory):
+def two(data, fork_server, tmp_path_factory):
     """What two processes end with that draw one image each at a step."""
     out = tmp_path_factory.mktemp("two")
     single = "stages.train.batch_size=1"
@@ -49,7 +50,7 @@ def two(data, tmp_path_factory):
     variants = {
         name: settings(data, single, *more) for name, more in {**modes, **EXACT, **others}.items()
     }
-    launch(out, variants)
+    assert forked.ended(*forked.ranks(2, one_rank.main, out, NAME, variants)) == [0, 0]
     return {name: [load(out, name, rank) for rank in (0, 1)] for name in variants}
 
 
@@ -77,15 +78,15 @@ def self_training(data, tmp_path_factory):
     single = [f"stages.{stage}.batch_size=1" for stage in ("coarse", "fine_1")]
     share = "stages.coarse.source.share=0.5"
     settings = tiny.overrides(name, data, "stages.rounds.repeat=1", share, *single)
-    launch(out, {"rounds": settings}, name)
+    torchrun(out, {"rounds": settings}, name)
     return out / "rounds", [load(out, "rounds", rank) for rank in (0, 1)]
 
 
-def launch(out: Path, variants: dict[str, list[str]], name: str = NAME) -> None:
-    """torchrun with two processes on this machine, on a port that it finds free."""
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+def torchrun(out: Path, variants: dict[str, list[str]], name: str) -> None:
+    """Two processes on this machine, on a port that torchrun finds free."""
+    run = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     script = [str(Path(one_rank.__file__)), str(out), name, json.dumps(variants)]
-    command = [sys.executable, "-m", *torchrun, "--local-addr=127.0.0.1", *script]
+    command = [sys.executable, "-m", *run, "--local-addr=127.0.0.1", *script]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, env=environment, timeout=240, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr

@@ -10,7 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
+import soak
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
@@ -26,8 +28,6 @@ from segue.models.weights import read_weights
 from segue.running import run
 from segue.stopping import Stopped, listening
 from segue.tracking import read_rows
-
-SOAK = Path(__file__).with_name("soak.py")
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +57,12 @@ def send(number):
 
 
 @pytest.mark.slow
-def test_a_handful_of_random_faults():
-    command = [sys.executable, str(SOAK), "--faults", "4", "--seed", "4"]
-    command += ["--systems", "local-alignment", "grouping"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=1200)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert re.search(r"faults: (\d+) injected, \1 recovered, 0 lost", ended.stdout)
+def test_a_handful_of_random_faults(fork_server, tmp_path):
+    words = ["--faults", "4", "--seed", "4", "--systems", "local-alignment", "grouping"]
+    process = forked.start(soak.main, words, said=tmp_path / "soak")
+    codes, said = forked.ended(process), (tmp_path / "soak.out").read_text()
+    assert codes == [0], said + (tmp_path / "soak.err").read_text()
+    assert re.search(r"faults: (\d+) injected, \1 recovered, 0 lost", said)
 
 
 @pytest.mark.skipif(
@@ -139,7 +139,8 @@ class TestSignals:
     def test_ctrl_c_reaches_the_whole_group_and_the_readers_live_on(self, data, tmp_path):
         """As a terminal sends it: to training and to the processes that read for it."""
         more = (SMALL, "stages.train.iterations=100000", "stages.train.log_every=1", "workers=1")
-        words = [*tiny.overrides(NAME, data, *more), "--work-dir", str(tmp_path)]
+        plain = "stages.train.source.augment=[]"  # readers take longer to start with any
+        words = [*tiny.overrides(NAME, data, *more, plain), "--work-dir", str(tmp_path)]
         process = subprocess.Popen(
             [sys.executable, "-m", "segue", "run", NAME, *words],
             start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,

@@ -26,8 +26,8 @@ from segue.recipe import (
     TranslateStage,
 )
 from segue.recipe_files import _read, shipped
+from segue.report import kept
 from segue.running import run
-from segue.stages import pseudo_label
 from segue.stages.evaluate import Evaluation
 from segue.stages.train import load_from
 from segue.tracking import read_rows
@@ -36,7 +36,7 @@ from segue.tracking import read_rows
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """Half of a second for each; test_pseudo_label_stage.py looks at them."""
-    monkeypatch.setattr(pseudo_label, "save", lambda *_: None)
+    monkeypatch.setattr(kept, "save", lambda *_: None)
 
 
 def once_at_paper_scale(name: str) -> list[str]:

@@ -7,7 +7,9 @@ import time
 from collections import Counter
 from dataclasses import replace
 
+import forked
 import numpy as np
+import one_reader
 import pytest
 import torch
 from dataset_files import write_gta5
@@ -360,26 +362,14 @@ def test_images_of_different_sizes_after_augmentation(tmp_path):
         list(batches({"source": role}, batch_size=3, seed=0, start=0, stop=2, workers=0))
 
 
-def test_no_process_stays_behind_when_training_is_killed(tmp_path):
+def test_no_process_stays_behind_when_training_is_killed(fork_server, tmp_path):
     write_gta5(tmp_path, 4)
-    script = (
-        "from pathlib import Path\n"
-        "from segue.datasets import gta5\n"
-        "from segue.datasets.loading import Role, batches\n"
-        f"roles = {{'source': Role(gta5(Path({str(tmp_path)!r})), (8, 6), True)}}\n"
-        "drawn = batches(roles, batch_size=1, seed=0, start=0, stop=9999, workers=1)\n"
-        "next(drawn), print('drawn', flush=True), input()\n"
-    )
-    killed = subprocess.Popen(
-        [sys.executable, "-c", script],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    with killed:
-        assert killed.stdout.readline() == b"drawn\n"
-        killed.kill()
+    killed = forked.start(one_reader.draw, tmp_path)
+    while not (tmp_path / "drawn").exists():
+        assert killed.is_alive()
+        time.sleep(0.05)
+    killed.kill()
+    killed.join()
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         try:

@@ -8,16 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as script  # noqa: N813
 from dataset_files import random_image, save_image
 from PIL import Image
 from rich.console import Console
+from typer.testing import CliRunner
 
-from segue import model, predicting
+from segue import model
+from segue.cli import app
 from segue.errors import SegueError
-from segue.label_space import CITYSCAPES
+from segue.label_space import CITYSCAPES, LabelSpace
 from segue.model import Ensemble, Model
 from segue.models import MODELS
-from segue.predicting import plan, predict
+from segue.predicting import kinds, plan, predict, through_network
 
 NETWORK = {"kind": "deeplab_v2", "backbone": "test_resnet", "weights": None}
 
@@ -37,12 +40,17 @@ def image_file(path, size=(12, 8), seed=0):
     return path
 
 
+def read_png(path):
+    with Image.open(path) as picture:
+        return np.array(picture)
+
+
 def names(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
 
 
-def labels(jobs, output):
-    return [job.label.relative_to(output).as_posix() for job in jobs]
+def labels(whole, output):
+    return [job.outputs[0].relative_to(output).as_posix() for job in whole.images]
 
 
 @pytest.mark.parametrize("size", [(64, 32), (37, 91), (1, 1), (5, 300), (301, 3)])
@@ -93,7 +101,7 @@ def test_same_names_do_not_overwrite_each_other(tmp_path):
         image_file(tmp_path / "p/Zu\u0308rich.png"),
         image_file(tmp_path / "q/ZÜRICH.png"),
     )
-    stems = [job.label.name for job in plan([first, second], output)]
+    stems = [job.outputs[0].name for job in plan([first, second], output).images]
     assert stems == ["Zu\u0308rich_label.png", "ZÜRICH-2_label.png"]
 
 
@@ -232,7 +240,7 @@ def test_a_full_disk_stops_at_once(models, tmp_path, monkeypatch):
         error = OSError(errno.ENOSPC, "No space left on device")
         raise SegueError("no space left on the disk", where=path, fix="free some") from error
 
-    monkeypatch.setattr(predicting, "write_whole", full)
+    monkeypatch.setattr(through_network, "write_whole", full)
     with pytest.raises(SegueError, match="no space left"):
         predict(models, [tmp_path / "in"], tmp_path / "out")
     assert len(tried) < 40
@@ -241,10 +249,10 @@ def test_a_full_disk_stops_at_once(models, tmp_path, monkeypatch):
 class Exhausted(Ensemble):
     """Runs out of memory on wide images, as torch tells it on the CPU."""
 
-    def predict(self, image):
-        if np.asarray(image).shape[1] > 100:
+    def predict_all(self, images, **more):
+        if any(image.shape[1] > 100 for image in images):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
-        return super().predict(image)
+        return super().predict_all(images, **more)
 
 
 def test_an_image_too_large_for_the_memory(models, tmp_path):
@@ -254,3 +262,158 @@ def test_an_image_too_large_for_the_memory(models, tmp_path):
     (note,) = caught.value.__notes__
     assert "wide.png: 200x2 pixels do not fit the memory; cut it" in note
     assert Path(tmp_path / "out" / "small_label.png").is_file()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_overlay_and_confidence(models, tmp_path, batch):
+    sizes = [(40, 30), (31, 57), (64, 32), (40, 30)]
+    folder, output = tmp_path / "in", tmp_path / "out"
+    for index, size in enumerate(sizes):
+        image_file(folder / f"{index}.png", size, seed=index)
+    write = kinds(overlay=True, confidence=True)
+    predict(models, [folder], output, write=write, batch=batch)
+    assert len(names(output)) == 4 * len(sizes)
+    for index in range(len(sizes)):
+        shown = models.show(folder / f"{index}.png")
+        read = {kind: read_png(output / f"{index}_{kind}.png") for kind in write}
+        clear = read["label"] == shown.labels
+        assert clear.mean() > 0.999, "but for ties"
+        assert np.abs(read["confidence"] - 255.0 * shown.confidence).max() < 0.51
+        assert np.abs(read["overlay"].astype(int) - shown.overlay)[clear].max() <= 1
+
+
+def test_resume_looks_at_every_file_that_is_asked_for(models, tmp_path):
+    path, output = image_file(tmp_path / "a.png"), tmp_path / "out"
+    predict(models, [path], output)
+    assert predict(models, [path], output, resume=True) == []
+    write = kinds(confidence=True)
+    assert len(predict(models, [path], output, write=write, resume=True)) == 1
+    assert predict(models, [path], output, write=write, resume=True) == []
+
+
+def test_patterns(models, tmp_path):
+    for name in ("a/x/1.jpg", "a/x/2.png", "a/y/1.jpg", "a/.hidden/1.jpg", "b/1.jpg"):
+        image_file(tmp_path / name)
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    output = tmp_path / "out"
+
+    def found(*patterns):
+        return labels(plan([str(tmp_path / one) for one in patterns], output), output)
+
+    assert found("a/**/*.jpg") == ["x/1_label.png", "y/1_label.png"]
+    assert found("a/x/[12].*") == ["1_label.png", "2_label.png"]
+    assert found("a/*") == ["x/1_label.png", "x/2_label.png", "y/1_label.png"]
+    # Of several paths each keeps the name of the folder in front of the wildcard.
+    assert found("a/x/*.jpg", "b/*") == ["x/1_label.png", "b/1_label.png"]
+    predict(models, [tmp_path / "a"], tmp_path / "a" / "out")
+    assert labels(plan([str(tmp_path / "a/**/*.png")], tmp_path / "a/out"), tmp_path / "a/out") == [
+        "x/2_label.png"
+    ]
+    with pytest.raises(SegueError, match=r"a/\*\.bmp: matches no image; they end in"):
+        found("a/*.bmp")
+    # A file whose name looks like a pattern is that file.
+    image_file(tmp_path / "c[1].png")
+    assert found("c[1].png") == ["c[1]_label.png"]
+
+
+CITY = "lindau/lindau_000001_000019_leftImg8bit.png"
+
+
+def test_cityscapes_submission_is_found_by_its_own_script(models, tmp_path, capsys):
+    from cityscapesscripts.helpers.labels import trainId2label
+
+    folder, output = tmp_path / "leftImg8bit" / "test", tmp_path / "out"
+    image_file(folder / CITY, (40, 30))
+    image_file(folder / "bad-honnef/bad-honnef_000000_000019_leftImg8bit.png", (40, 30))
+    write = kinds(submission="cityscapes", overlay=True)
+    predict(models, [folder], output, write=write)
+    assert names(output / "cityscapes") == [
+        *("bad-honnef_000000_000019_pred_labelIds.png", "lindau_000001_000019_pred_labelIds.png")
+    ]
+    for city in ("lindau_000001_000019", "bad-honnef_000000_000019"):
+        arguments = script.CArgs()
+        arguments.predictionPath, arguments.predictionWalk = str(output / "cityscapes"), None
+        found = script.getPrediction(arguments, f"{city}_gtFine_labelIds.png")
+        assert found == str(output / "cityscapes" / f"{city}_pred_labelIds.png")
+    ids = np.array(Image.open(output / "cityscapes/lindau_000001_000019_pred_labelIds.png"))
+    trained = models.predict(folder / CITY)
+    np.testing.assert_array_equal(ids, np.vectorize(lambda x: trainId2label[x].id)(trained))
+    assert (output / CITY).with_name("lindau_000001_000019_leftImg8bit_overlay.png").is_file()
+
+
+def test_cityscapes_script_scores_a_submission(models, tmp_path, capsys):
+
+    image_file(tmp_path / CITY, (40, 30))
+    (written,) = predict(models, [tmp_path / CITY], tmp_path, write=["cityscapes"])
+    truth = tmp_path / "lindau_000001_000019_gtFine_labelIds.png"
+    truth.write_bytes(written.read_bytes())
+    script.args.evalInstLevelScore = script.args.JSONOutput = False
+    script.args.evalLabels, script.args.quiet = [], True
+    scores = script.evaluateImgLists([str(written)], [str(truth)], script.args)
+    assert scores["averageScoreClasses"] == 1.0
+
+
+def test_acdc_submission(models, tmp_path):
+    name = "night/test/GOPR0355/GOPR0355_frame_000138_rgb_anon.png"
+    image_file(tmp_path / "rgb_anon" / name, (40, 30))
+    predict(models, [tmp_path / "rgb_anon"], tmp_path / "out", write=kinds(submission="acdc"))
+    assert names(tmp_path / "out") == [f"acdc/labelTrainIds/{Path(name).name}"]
+    ids = np.array(Image.open(tmp_path / "out/acdc/labelTrainIds" / Path(name).name))
+    np.testing.assert_array_equal(ids, models.predict(tmp_path / "rgb_anon" / name))
+
+
+def test_submissions_that_no_server_would_take(models, tmp_path):
+    output = tmp_path / "out"
+    path = image_file(tmp_path / "photo.png")
+    for name, told in (("cityscapes", "a Cityscapes"), ("acdc", "an ACDC")):
+        with pytest.raises(SegueError, match=rf"photo\.png: is no name of {told} image; its"):
+            predict(models, [path], output, write=kinds(submission=name))
+    first = image_file(tmp_path / "a" / CITY)
+    second = image_file(tmp_path / "b" / CITY)
+    with pytest.raises(SegueError, match=r"lindau.*lindau.* would both be this file"):
+        predict(models, [first, second], output, write=["cityscapes"])
+    torch.manual_seed(0)
+    segmenter = MODELS["deeplab_v2"](2, backbone="test_resnet")
+    space = LabelSpace.from_settings("toy", ["sky", "road"])
+    few = Ensemble([Model(segmenter, space, (64, 32), NETWORK, {"main": 1.0})])
+    with pytest.raises(SegueError, match=r"scores the 19 classes .* has 2 of its own \(toy\)"):
+        predict(few, [first], output, write=["acdc"])
+    with pytest.raises(SegueError, match="no submission is called 'kitti'"):
+        kinds(submission="kitti")
+    with pytest.raises(SegueError, match="nothing called 'lables' is written; did you mean"):
+        predict(models, [first], output, write=["lables"])
+    assert not output.exists()
+
+
+def test_images_that_fit_the_memory_only_alone(models, tmp_path):
+    class Tight(Ensemble):
+        def predict_all(self, images, **more):
+            if len(images) > 1:
+                raise torch.OutOfMemoryError
+            return super().predict_all(images, **more)
+
+    for index in range(5):
+        image_file(tmp_path / "in" / f"{index}.png", seed=index)
+    (tmp_path / "in" / "2.png").write_text("no image")
+    with pytest.raises(SegueError, match="1 of 5 images"):
+        predict(Tight(models.models), [tmp_path / "in"], tmp_path / "out", batch=4)
+    assert len(names(tmp_path / "out")) == 8
+
+
+def test_the_command(models, tmp_path):
+    file = tmp_path / "m.safetensors"
+    models.models[0].save(file)
+    image_file(tmp_path / "in" / "a.png", (90, 50))
+    out = tmp_path / "out"
+    command = ["predict", str(file), str(tmp_path / "in/*.png"), "-o", str(out), "--batch", "2"]
+    told = CliRunner().invoke(app, [*command, "--policy", "sliding", "--overlay", "--confidence"])
+    assert told.exit_code == 0, told.output
+    assert "1 image labelled in" in told.output
+    assert "img" in told.output
+    kinds_there = ("colour", "confidence", "label", "overlay")
+    assert names(out) == [f"a_{kind}.png" for kind in kinds_there]
+    sliding = models.looking("sliding").predict(tmp_path / "in" / "a.png")
+    np.testing.assert_array_equal(np.array(Image.open(out / "a_label.png")), sliding)
+    assert not np.array_equal(sliding, models.predict(tmp_path / "in" / "a.png"))
+    told = CliRunner().invoke(app, [*command, "--policy", "slide"])
+    assert "no policy is called 'slide'" in str(told.exception)

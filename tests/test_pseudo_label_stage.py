@@ -400,13 +400,13 @@ def test_no_label_of_the_target_is_opened(begun, root, monkeypatch, tmp_path):
         path = tmp_path / f"target/labels/{index}.png"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"not to be read")
-    looked, is_file, read_bytes = [], Path.is_file, Path.read_bytes
+    looked = []
 
     def noting(original):
-        return lambda path: looked.append(path) or original(path)
+        return lambda path, *told, **more: looked.append(path) or original(path, *told, **more)
 
-    monkeypatch.setattr(Path, "is_file", noting(is_file))
-    monkeypatch.setattr(Path, "read_bytes", noting(read_bytes))
+    for name in ("is_file", "open"):
+        monkeypatch.setattr(Path, name, noting(getattr(Path, name)))
     chosen = load(f"data.target.root={tmp_path}/target", "stages.labels.measure_on=validation")
     run(chosen, work_dir)
     inside = [path for path in looked if path.is_relative_to(tmp_path / "target")]

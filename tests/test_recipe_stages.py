@@ -548,7 +548,7 @@ def test_terms_that_read_no_features_keep_none():
 
 @pytest.mark.parametrize("name", ["coarse-to-fine-gta5", "bdl-demo", "composition-carla"])
 def test_shrunk_recipes_keep_their_stages_parts(name, data):
-    whole = load(name, tiny._fewer_rounds(name))
+    whole = load(name, tiny.fewer_rounds(name))
     small = load(name, tiny.overrides(name, data))
     assert list(small.stages) == list(whole.stages)
     for key, stage in small.stages.items():

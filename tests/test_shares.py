@@ -5,13 +5,13 @@ The commands themselves, `run`, `evaluate`, `predict` and `sweep`, with gloo, on
 
 import ast
 import csv
-import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import one_command
 import pytest
@@ -94,7 +94,7 @@ def one(mine, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def together(mine, one, tmp_path_factory):
+def together(mine, one, fork_server, tmp_path_factory):
     """Folders of several processes that go on from the same trained model, and what they said."""
     folder = tmp_path_factory.mktemp("together")
     work = {}
@@ -104,11 +104,14 @@ def together(mine, one, tmp_path_factory):
             *commands(mine, folder / f"{size}/run"),
             sweep(mine, folder / f"{size}/sweep"),
         ]
-    command = [sys.executable, one_command.__file__, str(folder), json.dumps(work)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, env=environment, timeout=240, capture_output=True, text=True)
+    processes = [
+        process
+        for size, commands in work.items()
+        for process in forked.ranks(size, one_command.run, commands, said=folder / str(size))
+    ]
+    codes = forked.ended(*processes)
     said = {path.name: path.read_text() for path in folder.glob("*.*")}
-    assert ended.returncode == 0, (ended.stderr, said)
+    assert codes == [0] * sum(SIZES), said
     return {size: (folder / str(size), said[f"{size}.out"], said[f"{size}.err"]) for size in SIZES}
 
 

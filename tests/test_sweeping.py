@@ -11,7 +11,7 @@ from segue.demonstration import SYSTEMS, shortened, trained
 from segue.errors import SegueError
 from segue.recipe import TrainStage, load
 from segue.recipe_files import shipped
-from segue.stages import pseudo_label
+from segue.report import kept
 from segue.sweeping import label, sweep
 
 RECIPE = """
@@ -70,7 +70,7 @@ def mine(data, tmp_path_factory):
 @pytest.fixture(autouse=True, scope="module")
 def no_pictures():
     """Half of a second for each; test_pseudo_label_stage.py looks at them."""
-    with mock.patch.object(pseudo_label, "save"):
+    with mock.patch.object(kept, "save"):
         yield
 
 

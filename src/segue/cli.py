@@ -150,24 +150,63 @@ def evaluate(work_dir: WorkDir, plugin: Plugins = None) -> None:
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="a work_dir, or a model.safetensors")],
-    images: Annotated[list[Path], typer.Argument(help="image files or folders")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="where the PNGs go")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGES...",
+            help="image and video files, folders, patterns as 'frames/**/*.jpg', camera:0, an "
+            "address of a stream; - takes images that are piped in",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="where everything goes")],
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="also write colours laid over the image")
+    ] = False,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="also write probabilities, 255 stands for 1")
+    ] = False,
+    submission: Annotated[
+        str | None,
+        typer.Option(help="cityscapes or acdc: write what that server takes, and no labels"),
+    ] = None,
+    frames: Annotated[
+        bool, typer.Option("--frames", help="of videos write PNGs of each frame, and no video")
+    ] = False,
+    policy: Annotated[
+        str | None,
+        typer.Option(help="scaled or sliding (full resolution); the model's own unless given"),
+    ] = None,
+    batch: Annotated[
+        int, typer.Option(min=1, help="images, or windows, that the network sees at once")
+    ] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     resume: Annotated[
-        bool, typer.Option("--resume", help="leave out images that are labelled already")
+        bool, typer.Option("--resume", help="go on: leave out what is written already")
     ] = False,
     plugin: Plugins = None,
 ) -> None:
-    """Write a label PNG and a colour PNG for every image."""
+    """Write labels and colours for images, and an overlay video for videos and cameras."""
     use(plugin)
     from segue import load
     from segue.distributed import join
+    from segue.predicting import kinds, tell
     from segue.predicting import predict as predict_images
 
+    write = kinds(overlay=overlay, confidence=confidence, submission=submission)
     world, shown = join(device), console()
     models = load(model, world.device)
-    written = predict_images(models, images, output, resume=resume, world=world, console=shown)
-    shown.print(f"{len(written)} images labelled in {output}", highlight=False)
+    written = predict_images(
+        models if policy is None else models.looking(policy),
+        images,
+        output,
+        write=write,
+        frames=frames,
+        batch=batch,
+        resume=resume,
+        world=world,
+        console=shown,
+    )
+    shown.print(tell(written, output), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -191,6 +230,67 @@ def export(
     from segue.exporting import export as export_model
 
     export_model(model, output, onnx=onnx, push=push, console=console())
+
+
+@app.command()
+def serve(
+    model: Annotated[Path, typer.Argument(help="a work_dir, an export, or a model.safetensors")],
+    before: Annotated[
+        Path | None, typer.Option(help="a model to compare it with, as one that was not adapted")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="where to listen; other machines reach 0.0.0.0 too")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free")] = 8000,
+    megabytes: Annotated[float, typer.Option(min=0.001, help="of an upload, at most")] = 20,
+    megapixels: Annotated[float, typer.Option(min=0.001, help="of an image, at most")] = 25,
+    waiting: Annotated[int, typer.Option(min=1, help="images at once, at most")] = 16,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    plugin: Plugins = None,
+) -> None:
+    """Serve a page where one drops an image and sees its labels; needs segue\\[serve]."""
+    use(plugin)
+    from segue.serving import serve as serve_page
+
+    serve_page(
+        model,
+        before=before,
+        host=host,
+        port=port,
+        device=device,
+        megabytes=megabytes,
+        megapixels=megapixels,
+        waiting=waiting,
+        console=console(),
+    )
+
+
+@app.command()
+def report(
+    work_dirs: Annotated[list[Path], typer.Argument(help="folders of finished runs")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="the page")] = Path("report.html"),
+    before: Annotated[
+        Path | None,
+        typer.Option(
+            help="a work_dir, one of its stages or a model.safetensors to compare with; unless "
+            "given the first of several runs, or a lone run's first training"
+        ),
+    ] = None,
+    panels: Annotated[int, typer.Option(min=0, help="images shown; 0 opens no image")] = 20,
+    rule: Annotated[
+        str, typer.Option(help="which images: random, worst (needs labels) or most-changed")
+    ] = "random",
+    seed: Annotated[int, typer.Option(min=0, help="of --rule random")] = 0,
+    plugin: Plugins = None,
+) -> None:
+    """Write one page on runs: pictures with sliders, IoU, confusion, entropy, curves, cost."""
+    use(plugin)
+    from segue.report.making import Shown
+    from segue.report.making import report as report_runs
+
+    report_runs(work_dirs, output, Shown(panels, rule, seed, before), console=console())
+    size = output.stat().st_size / 1e6
+    console().print(f"{output}, {size:.1f} MB", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -14,13 +14,14 @@ from segue import assembly, model
 from segue.datasets.procedural import write_worlds
 from segue.datasets.workers import available_cores
 from segue.recipe import EvaluateStage, Recipe, TrainStage, load
+from segue.report.left import curve, minutes_of, trained, warnings_of
 from segue.report.page import Panel, write_page
 from segue.report.tables import Table
 from segue.running import run as run_recipe
-from segue.showing import compare, evaluations, recipe_of, versions
+from segue.showing import compare, evaluations, versions
 from segue.stages.evaluate import Evaluation
 from segue.tables import choose
-from segue.tracking import WARNINGS, Meter, read_rows
+from segue.tracking import Meter
 
 # What each does, in a sentence for the page's reader.
 SYSTEMS = {
@@ -98,18 +99,6 @@ def shortened(recipe: Recipe, iterations: int) -> list[str]:
     ]
 
 
-def trained(recipe: Recipe) -> dict[str, int]:
-    """Iterations of each stage that trains a segmenter."""
-    stages = {n: s for n, s in recipe.stages.items() if isinstance(s, TrainStage)}
-    return {name: stage.iterations for name, stage in stages.items() if trains_segmenter(stage)}
-
-
-def trains_segmenter(stage: TrainStage) -> bool:
-    """Whether a stage trains a segmenter, and not what translates images alone."""
-    segmenter = stage.networks.get("segmenter")
-    return segmenter is not None and segmenter.optimiser is not None
-
-
 def make_worlds(root: Path, console: Console | None) -> None:
     """Writes both worlds, once."""
     total = SOURCE_IMAGES + TARGET_IMAGES + VALIDATION_IMAGES
@@ -152,7 +141,7 @@ def make_page(
         "versions": versions(),
         "time": f"{minutes} of training per seed on {available_cores()} cores",
     }
-    curves = {method: curve(folder) for method, folder in folders.items()}
+    curves = {method: curve(folder, "loss/segmentation") for method, folder in folders.items()}
     write_page(
         path,
         title="Segue demo: a street world adapted to another",
@@ -175,41 +164,6 @@ def make_page(
             *(f"{method}, {text}" for method, of in folders.items() for text in warnings_of(of)),
         ],
     )
-
-
-def curve(work_dir: Path) -> list[tuple[float, float]]:
-    """The source's cross-entropy over the iterations of all stages, one after the other."""
-    points: list[tuple[float, float]] = []
-    before = 0
-    for name, length in trained(recipe_of(work_dir)).items():
-        points += [
-            (before + row["iteration"], row["loss/segmentation"])
-            for row in read_rows(work_dir / name / "metrics.jsonl")
-        ]
-        before += length
-    return points
-
-
-def warnings_of(work_dir: Path) -> list[str]:
-    """What training warned of, stage by stage."""
-    files = {name: work_dir / name / WARNINGS for name in trained(recipe_of(work_dir))}
-    return [
-        f"{name}, iteration {row['iteration']}: {row['warning']}"
-        for name, path in files.items()
-        if path.is_file()
-        for row in read_rows(path)
-    ]
-
-
-def minutes_of(work_dir: Path) -> float:
-    """How long training took, from the rates that it left."""
-    seconds = 0.0
-    for name in trained(recipe_of(work_dir)):
-        before = 0.0
-        for row in read_rows(work_dir / name / "timing.jsonl"):
-            seconds += (row["iteration"] - before) / row["iterations_per_second"]
-            before = row["iteration"]
-    return seconds / 60
 
 
 def panels(recipe: Recipe, stage: EvaluateStage, folders: Mapping[str, Path]) -> list[Panel]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -19,16 +19,20 @@ from segue.datasets.reading import read_image
 from segue.distributed import CPU
 from segue.errors import SegueError
 from segue.label_space import LabelSpace
-from segue.labelling import Vote, labels, labels_and_confidence
+from segue.labelling import Vote, labels, labels_and_confidence, probability_bands
 from segue.models import MODELS, Segmenter
 from segue.models.normalisation import Normalisation
 from segue.models.sealed import read_sealed, write_sealed
 from segue.notebook import Prediction, model_html
-from segue.tables import build
+from segue.tables import build, suggestion
+from segue.windows import averaged, labels_of_bands, window_bands
 
 FORMAT = 1
 FILE = "model.safetensors"
 CONFIG = "config.json"  # of a folder of `segue export`
+
+# Each image resized to the model's size, or windows of that size over the image as it is.
+Policy = Literal["scaled", "sliding"]
 
 
 @dataclass
@@ -38,10 +42,13 @@ class Model:
     Args:
         segmenter: the network.
         label_space: the classes of its outputs.
-        size: width and height to which images are resized; predictions come at the image's own.
+        size: width and height to which images are resized, or of the sliding window; predictions
+            come at the image's own.
         settings: kind and arguments from which the network is built again, without weights.
         heads: how much each head's probabilities count.
         device: where it runs.
+        policy: how `predict` looks at an image: `scaled` to `size` as in training, or at full
+            resolution by a `sliding` window of that size.
     """
 
     segmenter: Segmenter
@@ -50,21 +57,23 @@ class Model:
     settings: dict[str, Any]
     heads: Mapping[str, float]
     device: torch.device = CPU
+    policy: Policy = "scaled"
 
     def logits_of(self, image: NDArray[np.uint8]) -> dict[str, Tensor]:
-        """Logits [1, C, h, w] by head for an RGB image [H, W, 3], at the network's stride.
+        """Logits [1, C, h, w] by head for an RGB image [H, W, 3] resized, at the network's stride.
 
         Raises:
             SegueError: the network has no such head.
         """
-        resized = Image.fromarray(image)
-        if resized.size != self.size:
-            # Rows first, whatever a version of Pillow finds faster: the bits are the same then,
-            # also those of exported graphs.
-            rows = (self.size[0], resized.height)
-            resized = resized.resize(rows, Image.Resampling.BICUBIC)
-            resized = resized.resize(self.size, Image.Resampling.BICUBIC)
-        tensor = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None]
+        return self.logits_of_all([image])[0]
+
+    def logits_of_all(self, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, Tensor]]:
+        """What `logits_of` gives of each image, all through the network at once.
+
+        Raises:
+            SegueError: the network has no such head.
+        """
+        tensor = torch.stack([self._resized(image) for image in images])
         self.segmenter.eval()
         with torch.inference_mode():
             output = self.segmenter(tensor.to(self.device).float() / 255)
@@ -72,7 +81,31 @@ class Model:
         if absent:
             fix = f"the network has: {', '.join(output.logits)}"
             raise SegueError(f"no head is called {absent[0]!r}", where="heads", fix=fix)
-        return {name: output.logits[name].float() for name in self.heads}
+        return [
+            {name: output.logits[name][index : index + 1].float() for name in self.heads}
+            for index in range(len(images))
+        ]
+
+    def _resized(self, image: NDArray[np.uint8]) -> Tensor:
+        """uint8 [3, *size]."""
+        resized = Image.fromarray(image)
+        if resized.size != self.size:
+            # Rows first, whatever a version of Pillow finds faster: the bits are the same then,
+            # also those of exported graphs.
+            rows = (self.size[0], resized.height)
+            resized = resized.resize(rows, Image.Resampling.BICUBIC)
+            resized = resized.resize(self.size, Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+
+    def window_bands(
+        self, image: NDArray[np.uint8], *, batch: int = 1
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Mean probabilities over windows of `size`, by bands of rows; see `segue.windows`."""
+
+        def votes_of(windows: Sequence[NDArray[np.uint8]]) -> list[list[Vote]]:
+            return [self.votes(logits) for logits in self.logits_of_all(windows)]
+
+        return window_bands(votes_of, image, self.size, batch=batch)
 
     def votes(self, logits: Mapping[str, Tensor]) -> list[Vote]:
         """What each head says of an image, from what `logits_of` gave."""
@@ -102,8 +135,7 @@ class Model:
         Raises:
             SegueError: the file is no image.
         """
-        array = as_array(image)
-        return labels(self.votes(self.logits_of(array)), array.shape[:2]).cpu().numpy()
+        return Ensemble([self]).predict(image)
 
     def save(self, path: Path) -> None:
         """Writes weights and description as one safetensors file."""
@@ -115,6 +147,7 @@ class Model:
             "label_space": [space.name, space.classes, space.colours, dict(space.protocols)],
             "size": self.size,
             "heads": dict(self.heads),
+            "policy": self.policy,
         }
         write_sealed(path, self.segmenter.state_dict(), description)
 
@@ -141,16 +174,66 @@ class Ensemble:
         """Each model's logits [1, C, h, w] by head for an RGB image [H, W, 3]."""
         return [model.logits_of(image) for model in self.models]
 
+    def looking(self, policy: str) -> Ensemble:
+        """The same models with another policy.
+
+        Raises:
+            SegueError: there is no such policy.
+        """
+        for known in get_args(Policy):
+            if known == policy:
+                return Ensemble([replace(model, policy=known) for model in self.models])
+        fix = suggestion(policy, get_args(Policy))
+        raise SegueError(f"no policy is called {policy!r}", where="policy", fix=fix)
+
+    def predict_all(
+        self, images: Sequence[NDArray[np.uint8]], *, confident: bool = True, batch: int = 1
+    ) -> list[tuple[NDArray[np.uint8], NDArray[np.float32] | None]]:
+        """Train ids and mean probabilities of images that go through the networks together.
+
+        Those of one image alone, up to rounding.
+
+        Args:
+            images: RGB [H, W, 3], of any sizes.
+            confident: without it the probabilities are left out, which is faster.
+            batch: how many windows of one image go together, where the policy is `sliding`.
+        """
+        sliding = any(model.policy == "sliding" for model in self.models)
+        scaled = [model for model in self.models if model.policy == "scaled"]
+        logits = [model.logits_of_all(images) for model in scaled]
+        found: list[tuple[NDArray[np.uint8], NDArray[np.float32] | None]] = []
+        for index, image in enumerate(images):
+            size = (image.shape[0], image.shape[1])
+            votes = Ensemble(scaled).votes([one[index] for one in logits]) if scaled else []
+            if not sliding and not confident:
+                found.append((labels(votes, size).cpu().numpy(), None))
+                continue
+            if sliding:
+                label, confidence = labels_of_bands(self._bands(image, votes, batch), size)
+            else:
+                label, confidence = labels_and_confidence(votes, size)
+            found.append((label.cpu().numpy(), confidence.cpu().numpy()))
+        return found
+
+    def _bands(
+        self, image: NDArray[np.uint8], votes: Sequence[Vote], batch: int
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Mean probabilities of windows, and of the models that see the whole image by `votes`."""
+        sliding = [model for model in self.models if model.policy == "sliding"]
+        parts = [model.window_bands(image, batch=batch) for model in sliding]
+        shares = [1 / len(self.models)] * len(sliding)
+        if votes:
+            parts.append(probability_bands(votes, (image.shape[0], image.shape[1])))
+            shares.append(1 - len(sliding) / len(self.models))
+        return averaged(parts, shares)
+
     def predict(self, image: str | Path | Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Train ids [H, W] of the mean probabilities.
 
         Raises:
             SegueError: the file is no image.
         """
-        array = as_array(image)
-        if len(self.models) == 1:
-            return self.models[0].predict(array)
-        return labels(self.votes(self.logits_of(array)), array.shape[:2]).cpu().numpy()
+        return self.predict_all([as_array(image)], confident=False)[0][0]
 
     def predict_with_confidence(
         self, image: str | Path | Image.Image | NDArray[np.uint8]
@@ -160,10 +243,9 @@ class Ensemble:
         Raises:
             SegueError: the file is no image.
         """
-        array = as_array(image)
-        votes = self.votes(self.logits_of(array))
-        label, confidence = labels_and_confidence(votes, array.shape[:2])
-        return label.cpu().numpy(), confidence.cpu().numpy()
+        label, confidence = self.predict_all([as_array(image)])[0]
+        assert confidence is not None
+        return label, confidence
 
     def show(self, image: str | Path | Image.Image | NDArray[np.uint8]) -> Prediction:
         """The labels that `predict` gives with image and confidence; notebooks draw them.
@@ -289,4 +371,8 @@ def _built(tensors: Mapping[str, Tensor], description: Mapping[str, Any], path: 
     segmenter.normalisation = Normalisation(label, tuple(mean), tuple(std), scale, bgr)
     segmenter.load_state_dict(tensors)
     size = (int(description["size"][0]), int(description["size"][1]))
-    return Model(segmenter, space, size, description["network"], description["heads"])
+    policy = description.get("policy", "scaled")  # files of the first release do not tell
+    if policy not in get_args(Policy):
+        raise ValueError(policy)
+    network, heads = description["network"], description["heads"]
+    return Model(segmenter, space, size, network, heads, policy=policy)

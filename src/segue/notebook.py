@@ -111,7 +111,7 @@ def model_html(models: Sequence[Model]) -> str:
     space = models[0].label_space
     rows = "".join(
         f"<tr><td>{escape(model.segmenter.describe())}</td>"
-        f"<td>{model.size[0]} x {model.size[1]}</td>"
+        f"<td>{model.size[0]} x {model.size[1]}{', sliding' * (model.policy == 'sliding')}</td>"
         f"<td>{escape(', '.join(model.heads))}</td><td>{escape(str(model.device))}</td></tr>"
         for model in models
     )

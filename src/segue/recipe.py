@@ -182,6 +182,8 @@ class Recipe(Settings):
         for settings in told["stages"].values():
             settings.pop("checkpoint_every", None)
             settings.pop("on_non_finite", None)
+            if settings.get("policy") == "scaled":  # what all were before there was another
+                del settings["policy"]
             for network in settings.get("networks", {}).values():
                 network.pop("checkpointing")
         text = json.dumps(told, sort_keys=True)

@@ -22,6 +22,7 @@ from segue.checkpoint import write_whole
 from segue.distributed import World
 from segue.errors import SegueError
 from segue.locking import locked
+from segue.memory import peak
 from segue.recipe import Recipe
 from segue.stages import STAGES
 
@@ -88,7 +89,8 @@ def run_stages(recipe: Recipe, folder: Path, world: World, console: Console | No
         STAGES[stage.kind](recipe, name, stage, folder, world=world, console=console)
         if world.leads:
             # Apart from all else, since it is no two times the same.
-            write_json(folder / name / SECONDS, {"seconds": time.monotonic() - begun})
+            cost = {"seconds": time.monotonic() - begun, "peak_bytes": peak(world.device)}
+            write_json(folder / name / SECONDS, cost)
             write_json(folder / name / DONE, told)
         distributed.meet(world)
 

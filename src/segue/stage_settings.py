@@ -88,7 +88,11 @@ class PhaseSettings(Settings):
 
 
 class TrainStage(Settings):
-    """Trains networks on terms; leaves checkpoints, metrics and the segmenter's weights."""
+    """Trains networks on terms; leaves checkpoints, metrics and the segmenter's weights.
+
+    `policy` is stored with the segmenter: how prediction and evaluation look at an image, resized
+    as in training (scaled) or at full resolution through a sliding window.
+    """
 
     kind: Literal["train"]
     iterations: PositiveInt
@@ -103,6 +107,7 @@ class TrainStage(Settings):
     checkpoint_every: PositiveInt = 5000
     log_every: PositiveInt = 10
     on_non_finite: Literal["stop", "skip"] = "stop"
+    policy: Literal["scaled", "sliding"] = "scaled"
 
 
 class EvaluateStage(Settings):

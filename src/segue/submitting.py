@@ -225,11 +225,12 @@ def _told_as(where: str, fix: str) -> Iterator[None]:
 
 def _wait(jobs: Iterable[Any], cluster: Cluster, meter: Meter) -> None:
     left = list(jobs)
+    total = len(left)
     meter.start()
     try:
         while left:
             left = [job for job in left if not job.done()]
-            meter.advance(meter.total - len(left))
+            meter.advance(total - len(left))
             time.sleep(1 if left else 0)
     except BaseException:
         for job in left if cluster.kind == "local" else ():

@@ -146,11 +146,13 @@ class Meter:
     Args:
         console: where to show it; None shows nothing.
         title: what is going on.
-        total: how many steps it takes.
+        total: how many steps it takes; None where nobody knows.
         unit: what a step is called.
     """
 
-    def __init__(self, console: Console | None, title: str, total: int, unit: str = "it") -> None:
+    def __init__(
+        self, console: Console | None, title: str, total: int | None, unit: str = "it"
+    ) -> None:
         self.console, self.title, self.total, self.unit = console, title, total, unit
         self._bar: Progress | None = None
         self._task: Any = None
@@ -189,8 +191,10 @@ class Meter:
             time.monotonic() - self._told > 15 or done == self.total
         ):
             self._told = time.monotonic()
-            left = (self.total - done) / max(rate, 1e-9)
-            line = f"{self.title}: {done}/{self.total}, {shown}, {left:.0f} s left {self._text}"
+            line = f"{self.title}: {done}, {shown}"
+            if self.total is not None:
+                left = max(0, self.total - done) / max(rate, 1e-9)
+                line = f"{self.title}: {done}/{self.total}, {shown}, {left:.0f} s left {self._text}"
             self.console.print(line.rstrip(), highlight=False, soft_wrap=True)
 
     def say(self, row: Mapping[str, float]) -> None:

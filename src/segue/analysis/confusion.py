@@ -81,8 +81,9 @@ def draw(found: Mapping[str, Counts], space: LabelSpace) -> Figure:
             axes.set_visible(False)
         assert mapped is not None
         bar = figure.colorbar(
-            mapped, ax=table, location="bottom", shrink=0.7, aspect=35, extend="min"
-        )
+            mapped, ax=table, location="bottom", shrink=0.7, aspect=35, extend="min",
+            format=lambda share, _: f"{share:g}",
+        )  # fmt: skip
         bar.set_label("share of the label's pixels that is predicted as …")
     return figure
 

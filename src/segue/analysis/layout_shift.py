@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import matplotlib as mpl
 import numpy as np
 import timm
 import torch
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 from segue.analysis.label_patches import LabelMap, LabelPatches
 from segue.analysis.patch_curves import THRESHOLD, Curve, by_size, draw, suggest
 from segue.errors import SegueError
+from segue.report.kept import save as save_figure
 
 __all__ = ["Curve", "LayoutShift", "Settings", "measure", "save", "suggest"]
 
@@ -206,10 +206,7 @@ def save(result: LayoutShift, folder: Path | str, *, title: str = "") -> tuple[P
             writer.writerows(_rows(result))
         paths[1].write_text(json.dumps(_summary(result), indent=2) + "\n", encoding="utf-8")
         figure = draw(result.curves, result.suggested, title)
-        # The SVG would otherwise hold a date and random ids: equal results give equal files.
-        with mpl.rc_context({"svg.hashsalt": WHERE}):
-            figure.savefig(paths[2], dpi=160)
-            figure.savefig(paths[3], metadata={"Date": None})
+        save_figure(figure, paths[2].with_suffix(""))
     except OSError as error:
         raise SegueError(
             f"cannot write the results ({error.strerror or error})",

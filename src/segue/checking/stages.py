@@ -96,7 +96,8 @@ def build_network(
         with _offline() if from_hub else nullcontext():
             whole = assembly.network(recipe, stage, settings, where=where)
     except SegueError as error:
-        reason = error
+        # Not the error itself: with its frames it would keep a half-built network from being freed.
+        reason = told(where, error)
     else:
         return whole, ("hub, in its cache" if from_hub else str(weights or "random"))
     bare: Network | None = None
@@ -105,9 +106,9 @@ def build_network(
         try:
             bare = assembly.network(recipe, stage, without, where=where)
         except SegueError as error:
-            reason = error
+            reason = told(where, error)
     if bare is None or not from_hub:
-        report.problems.append(told(where, reason))
+        report.problems.append(reason)
         return bare, f"{weights}, which does not load"
     report.warnings.append(f"{where}: the hub's weights are not here yet and will be downloaded")
     return bare, "hub, to be downloaded"

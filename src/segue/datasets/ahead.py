@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ R = TypeVar("R")
 
 def ahead(
     read: Callable[[T], R], items: Iterable[T], *, most: int = 1, threads: int = 1
-) -> Iterator[R]:
+) -> Generator[R, None, None]:
     """What `read` gives for each item in order, up to `most` of the next being read meanwhile.
 
     Example:

@@ -11,11 +11,11 @@ import lzma
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import cache, lru_cache
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from threading import Lock
@@ -76,6 +76,32 @@ def is_file(path: Path) -> bool:
     return path.is_file() if place is None else place[1] in _archive(place[0]).members
 
 
+def finder() -> Callable[[Path], bool]:
+    """Tells whether a file lies unpacked; for many of few folders, each of which is listed once."""
+
+    @cache
+    def names(folder: str) -> frozenset[str]:
+        try:
+            with os.scandir(folder) as entries:
+                return frozenset(entry.name for entry in entries if _is_file(entry))
+        except OSError:
+            return frozenset()
+
+    def lies(path: Path) -> bool:
+        folder, _, name = str(path).rpartition(os.sep)
+        # A listing does not know other spellings, which some file systems take for the same.
+        return name in names(folder or ".") or path.is_file()
+
+    return lies
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
+
+
 def state(path: Path) -> tuple[int, int]:
     """What changes with the file: its bytes, and when it was written or, packed, its checksum.
 
@@ -110,7 +136,8 @@ def listed(root: Path, pattern: str, zips: str) -> dict[Path, Path]:
     if not is_zip(root):
         # As paths compare, which takes them many times as long.
         there = sorted(root.glob(pattern), key=attrgetter("parts"))
-        lying = [path for path in there if path.is_file()]
+        lies = finder()
+        lying = [path for path in there if lies(path)]
         if len(lying) < len(there):
             _refuse_lost(root, there)
         if lying:

@@ -48,12 +48,12 @@ def find_pairs(
         return tuple(Item(lying[image], None) for image in found)
     find = label_finder(root, images, labels)
     wanted = [find(image) for image in found]
-    there = {path: path for path in wanted if path.is_file()}
-    if len(there) < len(wanted):
-        there = files.packed(root, zips[1]) | there
-    items = tuple(
-        Item(lying[image], there.get(path)) for image, path in zip(found, wanted, strict=True)
-    )
+    lies = files.finder()
+    there = [path if lies(path) else None for path in wanted]
+    if None in there:
+        inside = files.packed(root, zips[1])
+        there = [at or inside.get(path) for at, path in zip(there, wanted, strict=True)]
+    items = tuple(Item(lying[image], label) for image, label in zip(found, there, strict=True))
     missing = [number for number, item in enumerate(items) if item.label is None]
     if missing:
         names = ", ".join(str(found[number].relative_to(root)) for number in missing[:3])
@@ -154,6 +154,8 @@ def label_finder(root: Path, images: str, labels: str) -> Callable[[Path], Path]
 
 
 def _select(images: list[Path], first: str | None, last: str | None) -> list[Path]:
+    if first is None and last is None:
+        return images
     stems = [image.stem for image in images]
     start = 0 if first is None else stems.index(_known(first, stems, "first"))
     end = len(stems)

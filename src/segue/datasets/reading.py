@@ -30,8 +30,20 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         SegueError: the file is missing, empty, truncated, no image or too large.
     """
-    data = _read_bytes(path)
-    with _readable(path), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    return decode_image(_read_bytes(path), path)
+
+
+def decode_image(data: bytes, where: object) -> Image.Image:
+    """The image in the bytes of a file, as `read_image` gives it.
+
+    Args:
+        data: the file.
+        where: what errors call it.
+
+    Raises:
+        SegueError: the file is truncated, no image or too large.
+    """
+    with _readable(where), Image.open(io.BytesIO(data), formats=FORMATS) as image:
         image.load()
         if image.mode.startswith("I;16"):  # PIL would cut 16 bits off at 255
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
@@ -144,7 +156,7 @@ def _openable(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(where: object) -> Iterator[None]:
     """Turns what a decoder refuses into an error for the user."""
     try:
         yield
@@ -153,17 +165,17 @@ def _readable(path: Path) -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise SegueError(
             f"the image is too large to open safely ({error})",
-            where=path,
+            where=where,
             fix="cut it into smaller images",
         ) from error
     except UnidentifiedImageError as error:
         raise SegueError(
-            "not an image", where=path, fix="remove the file or replace it by an image"
+            "not an image", where=where, fix="remove the file or replace it by an image"
         ) from error
     # Decoders raise whatever a damaged file leads them to: OSError, IndexError, zlib's own, ...
     except Exception as error:
         raise SegueError(
             f"the image is truncated or damaged ({error or type(error).__name__})",
-            where=path,
+            where=where,
             fix="copy or download it again",
         ) from error

@@ -42,7 +42,8 @@ def export(
 
     Raises:
         SegueError: no model is there, the folder holds other things, an extra is not installed, the
-            network has no ONNX form that agrees with PyTorch, or the hub refuses.
+            network has no ONNX form that agrees with PyTorch or looks through a window, or the hub
+            refuses.
     """
     source, home = Path(path), Path(folder)
     if onnx:
@@ -51,6 +52,9 @@ def export(
         hub_folder.check_repository(push)
     models = load(source)
     hub_folder.refuse_foreign(home)
+    if onnx and any(model.policy == "sliding" for model in models.models):
+        fix = "leave out --onnx"
+        raise SegueError("looks through a sliding window, an ONNX file cannot", where=path, fix=fix)
     told = None
     if onnx:
         from segue.exporting.onnx_file import write_onnx

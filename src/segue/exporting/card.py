@@ -135,6 +135,14 @@ def policy(models: Ensemble) -> str:
     """At which size it looks at images."""
     sizes = sorted({model.size for model in models.models})
     shown = " and ".join(f"{width} x {height}" for width, height in sizes)
+    if any(model.policy == "sliding" for model in models.models):
+        several = " (some of the networks; the others see it resized)"
+        mixed = any(model.policy == "scaled" for model in models.models)
+        return (
+            f"An image of any size is seen at full resolution through a sliding window of {shown} "
+            f"(width x height) that overlaps by a third{several if mixed else ''}; labels come at "
+            "the image's own size.\n"
+        )
     return (
         f"An image of any size is resized to {shown} (width x height, Pillow's bicubic), as in "
         "training; labels come at the image's own size.\n"

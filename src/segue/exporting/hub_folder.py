@@ -126,6 +126,7 @@ def _settings(model: Model) -> dict[str, Any]:
         },
         "size": model.size,
         "heads": dict(model.heads),
+        "policy": model.policy,
     }
 
 

@@ -27,10 +27,17 @@ class Tick:
 
 @dataclass(frozen=True)
 class Series:
-    """A curve: its name and the `d` of an SVG path in a square of 1000 units."""
+    """A curve.
+
+    Args:
+        name: what it is of.
+        path: the `d` of an SVG path in a square of 1000 units.
+        place: among the curves that were asked for, which decides its colour.
+    """
 
     name: str
     path: str
+    place: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,11 @@ def chart(curves: Mapping[str, Sequence[Point]], *, axes: tuple[str, str]) -> Ch
         return "M" + "L".join(places)
 
     return Chart(
-        series=tuple(Series(name, path(points)) for name, points in drawn.items()),
+        series=tuple(
+            Series(name, path(drawn[name]), place)
+            for place, name in enumerate(curves)
+            if name in drawn
+        ),
         x_label=axes[0],
         y_label=axes[1],
         x_ticks=_ticks(x_low, x_high, _step(x_low, x_high)),

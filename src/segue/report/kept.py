@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from segue.checkpoint import write_whole
 
@@ -84,8 +85,11 @@ def _finish(axes: Axes, names: Sequence[str]) -> None:
 
 def save(figure: Figure, stem: Path) -> None:
     """Writes `stem`.png and `stem`.svg; the same figure gives the same bytes."""
+    # Names may hold what matplotlib takes for formulas, those of ticks made while it draws too.
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     # Otherwise the names inside an SVG are drawn at random, and it tells the day.
-    with mpl.rc_context({"svg.hashsalt": "segue"}):
+    with mpl.rc_context({"svg.hashsalt": "segue", "text.parse_math": False}):
         for kind, dropped in (("png", "Software"), ("svg", "Date")):
             data = io.BytesIO()
             figure.savefig(data, format=kind, dpi=160, metadata={dropped: None})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
-from PIL import Image
 
 from segue.errors import SegueError
-from segue.report.curves import Point, chart
-from segue.report.tables import TEMPLATES, Table
+from segue.report.blocks import Charts, Colour, Section, Source
+from segue.report.curves import Chart, Point, chart
+from segue.report.tables import TEMPLATES, Cell, Table
 
-Colour = tuple[int, int, int]
+PER_PAGE = 4  # panels that are seen at once
 
 
 @dataclass(frozen=True)
@@ -30,20 +28,38 @@ class Panel:
         name: what identifies the scene.
         pictures: caption to uint8 [H, W, 3] RGB, in the order shown: image, ground truth, the
             prediction before and the one after.
+        note: what there is to say of it.
     """
 
     name: str
     pictures: dict[str, NDArray[np.uint8]]
+    note: str = ""
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """A picture as the template wants it."""
+class Headline:
+    """A number at the head of the page.
 
-    caption: str
-    source: str
-    width: int
-    height: int
+    Args:
+        title: whose it is.
+        value: what is written large.
+        spread: what stands behind it in small.
+        change: its difference from the first; None for the first itself.
+    """
+
+    title: str
+    value: str
+    spread: str = ""
+    change: Cell | None = None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A panel as the template wants it."""
+
+    name: str
+    note: str
+    pictures: tuple[Source, ...]
 
 
 def write_page(
@@ -51,12 +67,17 @@ def write_page(
     *,
     title: str,
     lead: str,
-    table: Table,
+    table: Table | None,
     panels: Sequence[Panel],
     legend: Sequence[tuple[str, Colour]],
     facts: Mapping[str, str],
+    rule: str = "",
+    wiped: tuple[int, int] = (-2, -1),
+    headlines: Sequence[Headline] = (),
+    measure: str = "",
     curves: Mapping[str, Sequence[Point]] | None = None,
     curve_axes: tuple[str, str] = ("iteration", "loss"),
+    sections: Sequence[Section] = (),
     notes: Sequence[str] = (),
 ) -> None:
     """Writes a page that loads nothing from elsewhere; it appears whole or not at all.
@@ -65,61 +86,64 @@ def write_page(
         path: the file to write; its folder is made if absent.
         title: the heading.
         lead: one or two sentences on what is compared.
-        table: the IoU per class.
+        table: the IoU per class; None where no label is known.
         panels: the scenes to show.
         legend: class names with the colours that the panels use.
         facts: what was run, name to value: recipe, seeds, iterations, versions, time.
+        rule: how the scenes were chosen, in a sentence.
+        wiped: which two of a panel's pictures the slider begins with.
+        headlines: the numbers at its head where there is no table.
+        measure: what these numbers are.
         curves: name to (x, y) points in the order of x.
         curve_axes: what x and y of the curves are.
+        sections: what else there is, after the table.
         notes: what a reader has to know before believing the numbers.
 
     Raises:
         SegueError: the file cannot be written.
     """
+    drawn = chart(curves, axes=curve_axes) if curves else None
     text = TEMPLATES.get_template("page.html").render(
         title=title,
         lead=lead,
         table=table,
-        table_html=Markup(table.to_html(dict(legend))),
-        panels=[(panel.name, _pictures(panel)) for panel in panels],
+        table_html=Markup(table.to_html(dict(legend))) if table else "",
+        headlines=of_table(table) if table else headlines,
+        measure=f"{table.average.name}, per cent" if table else measure,
+        panels=[_scene(panel) for panel in panels],
+        per_page=PER_PAGE,
+        rule=rule,
+        wiped=wiped,
         legend=legend,
         facts=facts,
-        chart=chart(curves, axes=curve_axes) if curves else None,
+        sections=[*_curves(drawn), *sections],
         notes=notes,
     )
     _write_whole(Path(path), text)
 
 
-def _pictures(panel: Panel) -> list[_Picture]:
-    return [
-        _Picture(caption, data_uri(pixels), width=pixels.shape[1], height=pixels.shape[0])
-        for caption, pixels in panel.pictures.items()
-    ]
+def of_table(table: Table) -> list[Headline]:
+    """Every method's mean, and its difference from the first."""
+    found: list[Headline] = []
+    for column, cell in zip(table.columns, table.average.cells, strict=True):
+        if column.is_difference:
+            one = found.pop()
+            found.append(Headline(one.title, one.value, one.spread, cell))
+        else:
+            found.append(Headline(column.title, cell.value_text, cell.spread_text))
+    return found
 
 
-def data_uri(pixels: NDArray[np.uint8]) -> str:
-    """Packs a uint8 [H, W, 3] RGB picture into a URI, exactly where it has up to 256 colours.
+def _curves(drawn: Chart | None) -> list[Section]:
+    if drawn is None:
+        return []
+    charts = Charts(((drawn.y_label, drawn),))
+    return [Section("curves", "Learning curves", "", [charts])]
 
-    Label maps become palette PNGs, photographs JPEGs of quality 90.
 
-    Example:
-        >>> data_uri(np.zeros((4, 8, 3), np.uint8))[:22]
-        'data:image/png;base64,'
-    """
-    red, green, blue = np.moveaxis(pixels.astype(np.uint32), -1, 0)
-    colours, index = np.unique(red << 16 | green << 8 | blue, return_inverse=True)
-    file = io.BytesIO()
-    if len(colours) <= 256:
-        picture = Image.fromarray(index.reshape(pixels.shape[:2]).astype(np.uint8))
-        shifts = np.array([16, 8, 0], np.uint32)
-        picture.putpalette((colours[:, None] >> shifts & 255).astype(np.uint8).tobytes())
-        picture.save(file, "PNG", optimize=True)
-        kind = "png"
-    else:
-        # Not `optimize`: Pillow's buffer for it is too small for very noisy pictures.
-        Image.fromarray(pixels).save(file, "JPEG", quality=90, subsampling=0)
-        kind = "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+def _scene(panel: Panel) -> Scene:
+    pictures = tuple(Source.of(caption, pixels) for caption, pixels in panel.pictures.items())
+    return Scene(panel.name, panel.note, pictures)
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -36,7 +36,6 @@ from segue.pseudo_labels.outcome import Measured, Outcome, kept_counts, measured
 from segue.pseudo_labels.rule import Counts, as_label
 from segue.pseudo_labels.spill import Logits, Spill, digest
 from segue.recipe import PseudoLabelStage, Recipe
-from segue.report.kept import draw, save
 from segue.stages.evaluate import load_models
 from segue.tables import build
 from segue.tracking import Meter
@@ -247,20 +246,22 @@ def leave(
     outcome: Outcome, stage: PseudoLabelStage, folder: Path, dataset: Dataset, spilled_bytes: int
 ) -> None:
     """Writes the numbers and the picture."""
+    from segue.report import kept  # matplotlib takes long to import
+
     settings = {"rule": stage.rule, "size": stage.size, "spilled_bytes_per_image": spilled_bytes}
     text = json.dumps({"format": 1, **settings, **outcome.told()}, indent=1)
     write_whole(folder / FILE, lambda file: file.write(text.encode()))
     row = json.dumps(outcome.row()) + "\n"
     write_whole(folder / METRICS, lambda file: file.write(row.encode()))
     measured = outcome.measured
-    figure = draw(
+    figure = kept.draw(
         outcome.share_kept,
         dataset.label_space.colours,
         total=outcome.share_kept_of_all,
         title=f"{folder.name}: share kept per class, {outcome.images:,} images",
         precision=None if measured is None else measured.precision,
     )
-    save(figure, folder / PICTURE)
+    kept.save(figure, folder / PICTURE)
 
 
 def tell(outcome: Outcome, folder: Path, console: Console | None) -> None:

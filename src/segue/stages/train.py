@@ -176,4 +176,6 @@ def save_networks(recipe: Recipe, stage: TrainStage, networks: Networks, folder:
         described = stage.networks[name]
         settings = {"kind": described.kind, **described.arguments, "weights": None}
         size = (stage.target or stage.source).size
-        Model(network, recipe.classes(), size, settings, {"main": 1.0}).save(folder / FILE)
+        heads = {"main": 1.0}
+        model = Model(network, recipe.classes(), size, settings, heads, policy=stage.policy)
+        model.save(folder / FILE)

@@ -1,0 +1,33 @@
+"""What processes of test_cache.py do."""
+
+import time
+from pathlib import Path
+from unittest import mock
+
+from test_no_target_labels import SITECUSTOMIZE
+
+from segue import caching, distributed, recipe, running
+from segue.datasets import dataset
+
+
+def fill(settings: Path, out: Path, seconds: float) -> None:
+    """Fills a recipe's cache from slow files, and leaves how many of them it read."""
+    seen, read = [], dataset.read_image
+
+    def slow(path):
+        seen.append(path)
+        time.sleep(seconds)
+        return read(path)
+
+    with mock.patch.object(dataset, "read_image", slow):
+        world = distributed.join("cpu")
+        one = recipe.load(settings)
+        caching.fill_cache(one, one.stages, world=world, console=None)
+    Path(f"{out}.{world.rank}").write_text(str(len(seen)))
+    distributed.leave()
+
+
+def watched(overrides: list[str], work_dir: Path) -> None:
+    """Runs a recipe and leaves what was opened, listed and looked for."""
+    exec(SITECUSTOMIZE, {})
+    running.run(recipe.load("local-alignment-demo", overrides), work_dir)
