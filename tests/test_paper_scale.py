@@ -17,7 +17,7 @@ LARGE = [name for name in shipped() if name.endswith(("-gta5", "-synthia"))]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Nothing looks at values: what they are filled with, and a batch norm's, take most of the time."""
+    """Leaves out what takes most of the time: random values, and those that a batch norm finds."""
     for name in ("normal_", "uniform_", "erfinv_"):
         monkeypatch.setattr(torch.Tensor, name, lambda tensor, *_, **__: tensor)
     monkeypatch.setattr(functional, "batch_norm", lambda image, *_, **__: torch.empty_like(image))
