@@ -5,6 +5,8 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 READY := .venv/.ready
 SECONDS ?= 300
 SEED ?= 0
+# Commands begin in a third of the time where modules are compiled once and kept so.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-fast docs bench soak audit lock clean
 

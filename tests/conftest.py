@@ -6,11 +6,16 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import forked
+import hypothesis
 import pytest
 import tiny
 import torch
 
 from segue import recipe
+
+# How long an example takes is said of the machine, not of the code.
+hypothesis.settings.register_profile("segue", deadline=None)
+hypothesis.settings.load_profile("segue")
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 

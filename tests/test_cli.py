@@ -63,7 +63,7 @@ def test_run_evaluate_predict_and_check(capsys, overrides, tmp_path):
     photos.mkdir()
     Image.fromarray(np.full((37, 91, 3), 90, np.uint8)).save(photos / "straße 1.png")
     code, out, _ = segue(capsys, "predict", work_dir, photos, "-o", tmp_path / "out")
-    assert (code, "1 images" in out) == (0, True)
+    assert (code, "1 image labelled" in out) == (0, True)
     with Image.open(tmp_path / "out" / "straße 1_label.png") as label:
         assert label.size == (91, 37)
 

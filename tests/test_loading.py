@@ -94,7 +94,7 @@ def equal(one, other):
     seed=st.integers(0, 2**63),
     epoch=st.integers(0, 3),
 )
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_an_epoch_shows_each_image_once(length, seed, epoch):
     drawn = [index_at(seed, "source", epoch * length + i, length) for i in range(length)]
     assert sorted(drawn) == list(range(length))
@@ -106,7 +106,7 @@ def test_an_epoch_shows_each_image_once(length, seed, epoch):
     world=st.integers(1, 4),
     iterations=st.integers(1, 4),
 )
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_processes_and_micro_batches_share_out_the_joint_batch(
     batch_size, accumulate, world, iterations
 ):

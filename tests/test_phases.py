@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
@@ -72,7 +72,6 @@ def objective(views=(), **found):
     return Objective(("segmenter",), tuple(terms(**found)), dict(views))
 
 
-@settings(deadline=None)
 @given(st.lists(st.frozensets(st.integers(0, 6), max_size=3), max_size=8))
 def test_connected_is_the_finest_partition_that_keeps_sharers_together(keys):
     items = list(enumerate(keys))

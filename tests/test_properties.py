@@ -31,7 +31,6 @@ from segue.yaml_text import Dumper, parsed
 EXAMPLES = int(os.environ.get("SEGUE_EXAMPLES", "60"))
 few = settings(
     max_examples=EXAMPLES,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     database=None,
 )
