@@ -378,6 +378,11 @@ def test_any_name_is_run_evaluated_and_predicted(tmp_path):
     assert all(json.loads(line)["iteration"] for line in lines)
     made = {path.name for path in (tmp_path / "a [/b] run/labels/labels").iterdir()}
     assert made == {f"{Path(name).stem}.png" for name in NASTY}
+    code, _, err = segue(tmp_path, 'report "a [/b] run" --panels 12 -o report.html')
+    assert (code, err) == (0, "")
+    seen = Seen((tmp_path / "report.html").read_text())
+    assert "onerror" not in seen.attributes
+    assert "<img src=x onerror=alert(1)>" in seen.text
     (tmp_path / "data/target/images/no\nimage [red].png").write_text("nothing")
     code, out, err = segue(tmp_path, 'predict "a [/b] run" data/target/images -o "[/c]"')
     assert code == 1
@@ -513,6 +518,11 @@ def test_a_class_may_be_called_anything(tmp_path, project):
         (tmp_path / "runs/sweep-good/run/seed_0/evaluate/evaluation.json").read_text()
     )
     assert told["classes"] == [MARKUP[0], MARKUP[5], MARKUP[4]]
+    code, _, err = segue(tmp_path, "report runs/sweep-good/run/seed_0 -o report.html")
+    assert (code, err) == (0, "")
+    seen = Seen((tmp_path / "report.html").read_text())
+    assert not {"onerror", "onload"} & set(seen.attributes)
+    assert all(word in seen.text for word in told["classes"])
 
 
 def test_a_sweep_writes_tables_whose_cells_stay_cells(tmp_path):
