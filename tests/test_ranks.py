@@ -158,6 +158,18 @@ def test_a_run_in_use_is_refused_in_every_process(data, tmp_path):
 
     Path(tmp_path / "run").mkdir()
     with locked(tmp_path / "run", World()):
-        first, second = processes(data, tmp_path / "run")
-    assert "another run is writing here" in first[1]
-    assert (first[0], second[0]) == (1, 1), second[1]
+        ended = processes(data, tmp_path / "run")
+    for code, said in ended:
+        assert code == 1, said
+        assert "another run is writing here" in said
+
+
+def test_one_that_ends_before_all_have_joined_is_told_in_one_line(monkeypatch):
+    def refuse(*_, **__):
+        raise torch.distributed.DistNetworkError("Connection reset by peer\nframe #0: c10::Error")
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", refuse)
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SegueError, match=r"^process 1: another process of this run .*peer\)"):
+        distributed.join("cpu")

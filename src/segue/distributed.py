@@ -64,7 +64,8 @@ def join(device: str = "auto") -> World:
         device: `auto` takes a GPU where there is one; else a torch device.
 
     Raises:
-        SegueError: the device does not exist here, or there are fewer GPUs than processes.
+        SegueError: the device does not exist here, there are fewer GPUs than processes, or another
+            process ended before all had joined.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0))
@@ -82,9 +83,10 @@ def join(device: str = "auto") -> World:
     if size > 1 and not distributed.is_initialized():
         # With its GPU named, NCCL does not have to guess it at the first barrier.
         on_gpu = chosen.type == "cuda"
-        distributed.init_process_group(
-            "nccl" if on_gpu else "gloo", timeout=PATIENCE, device_id=chosen if on_gpu else None
-        )
+        with _together(rank):
+            distributed.init_process_group(
+                "nccl" if on_gpu else "gloo", timeout=PATIENCE, device_id=chosen if on_gpu else None
+            )
     if "OMP_NUM_THREADS" not in os.environ:
         local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
         torch.set_num_threads(training_threads(available_cores(), local_size))
@@ -120,8 +122,11 @@ def meet(world: World) -> None:
 
 
 @contextmanager
-def _together() -> Iterator[None]:
+def _together(rank: int | None = None) -> Iterator[None]:
     """Tells in one line that another process ended while this one waited for it.
+
+    Args:
+        rank: this process's number, asked for where it is not given.
 
     Raises:
         SegueError: it did.
@@ -134,7 +139,7 @@ def _together() -> Iterator[None]:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SegueError(
             f"another process of this run ended or cannot be reached ({told[:200]})",
-            where=f"process {distributed.get_rank()}",
+            where=f"process {distributed.get_rank() if rank is None else rank}",
             fix="its own message says why; the same command again goes on from the last checkpoint",
         ) from error
 

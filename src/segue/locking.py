@@ -7,9 +7,10 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from segue import distributed
 from segue.distributed import World
 from segue.errors import SegueError
 
@@ -25,11 +26,25 @@ def locked(folder: Path, world: World) -> Iterator[None]:
     The system lets go of the lock when the process is gone: none is ever left behind.
 
     Raises:
-        SegueError: another process holds it, or the folder cannot be written to.
+        SegueError: another process holds it, or the folder cannot be written to; the same in every
+            process, and only once all of them are here to be told.
     """
-    if not world.leads or sys.platform == "win32":
+    with ExitStack() as held:
+        refused: SegueError | None = None
+        if world.leads and sys.platform != "win32":
+            try:
+                held.enter_context(_lock(folder))
+            except SegueError as error:
+                refused = error
+        # Were the leader to leave at once, the others would lose it while they still connect.
+        refused = distributed.gather(refused, world)[0]
+        if refused is not None:
+            raise refused
         yield
-        return
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
     import fcntl
 
     path = folder / FILE
