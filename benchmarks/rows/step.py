@@ -14,9 +14,11 @@ from torch.nn import functional
 from rows.pseudo_labels import no_bfloat16
 from segue import assembly, recipe
 from segue.batch import Batch
+from segue.distributed import World
 from segue.models import Segmenter
 from segue.networks import Networks
 from segue.recipe import TrainStage
+from segue.stages import train
 from segue.training import Training, iterate
 
 SOURCE, TARGET = (360, 640), (256, 512)  # height and width
@@ -30,10 +32,14 @@ def training_of(precision: str) -> Training:
     stage = cast(TrainStage, chosen.stages["train"])
     networks = assembly.networks(chosen, "train", stage)
     networks.train()
-    terms = assembly.terms(stage.terms, where="terms")
-    phases = assembly.phases(terms, stage.phases, {}, where="phases")
-    return Training(
-        networks, phases, stage.iterations, lambda *_: iter(()), precision=chosen.precision
+    return train.training_of(
+        chosen,
+        "train",
+        stage,
+        networks,
+        lambda *_: iter(()),
+        world=World(),
+        iterations=stage.iterations,
     )
 
 

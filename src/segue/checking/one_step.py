@@ -16,7 +16,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from segue import assembly, distributed, memory
+from segue import distributed, memory
 from segue.batch import Batch
 from segue.checking.report import Report
 from segue.checking.stages import build_network, labelled_roles, shown_sizes
@@ -26,7 +26,7 @@ from segue.networks import Network, Networks
 from segue.recipe import Recipe, TrainStage
 from segue.stages import train
 from segue.tables import parse
-from segue.training import Follower, Training, iterate
+from segue.training import Training, iterate
 
 MICRO_BATCHES = 2  # as many as it takes for gradients to be added to others
 BLOCK = 16  # pixels; labels are of one class in squares of this side
@@ -94,25 +94,11 @@ def prepared(
 ) -> tuple[Training, list[str]]:
     """All that iterations of a stage need but its data, and notes on weights."""
     networks, notes = built(recipe, name, stage)
-    networks.to(world.device)
-    if recipe.compile:
-        networks.compile()
-    views = assembly.views(stage.views, where=f"stages.{name}.views")
-    terms = assembly.terms(stage.terms, where=f"stages.{name}.terms")
-    train.check_names(networks, train.terms_trained(terms), where=f"stages.{name}.terms")
     networks.train()
-    training = Training(
-        networks,
-        assembly.phases(terms, stage.phases, views, where=f"stages.{name}.phases"),
-        stage.iterations,
-        lambda *_: iter(()),
-        views=views,
-        followers={key: view for key, view in views.items() if isinstance(view, Follower)},
-        seed=recipe.seed,
-        precision=recipe.precision,
-        world=world,
-        examine_every=min(stage.log_every, 2),
-        classes=recipe.classes().classes,
+    # The first step that is taken is to be one whose terms are examined.
+    soon = stage.model_copy(update={"log_every": min(stage.log_every, 2)})
+    training = train.training_of(
+        recipe, name, soon, networks, lambda *_: iter(()), world=world, iterations=stage.iterations
     )
     return training, notes
 

@@ -20,7 +20,7 @@ from segue.non_finite import Guard
 from segue.phases import Weighted
 from segue.recipe import Recipe, TrainStage
 from segue.tracking import Tracker
-from segue.training import Follower, Training, train
+from segue.training import Draw, Follower, Training, train
 
 NETWORKS = "networks"
 
@@ -67,26 +67,7 @@ def run(
 
     networks = assembly.networks(recipe, name, stage)
     load_from(networks, stage, work_dir, where=f"stages.{name}.networks")
-    networks.to(world.device)
-    if recipe.compile:
-        networks.compile()
-    terms = assembly.terms(stage.terms, where=f"stages.{name}.terms")
-    check_names(networks, terms_trained(terms), where=f"stages.{name}.terms")
-    views = assembly.views(stage.views, where=f"stages.{name}.views")
-    training = Training(
-        networks,
-        assembly.phases(terms, stage.phases, views, where=f"stages.{name}.phases"),
-        iterations,
-        draw,
-        views=views,
-        followers={key: view for key, view in views.items() if isinstance(view, Follower)},
-        seed=seed,
-        precision=recipe.precision,
-        world=world,
-        examine_every=stage.log_every,
-        guard=Guard(stage.on_non_finite),
-        classes=recipe.classes().classes,
-    )
+    training = training_of(recipe, name, stage, networks, draw, world=world, iterations=iterations)
     tracker = Tracker(
         folder,
         iterations=iterations,
@@ -100,6 +81,44 @@ def run(
         train(training, tracker, folder / "checkpoints", checkpoint_every=stage.checkpoint_every)
     if world.leads:
         save_networks(recipe, stage, networks, folder)
+
+
+def training_of(
+    recipe: Recipe,
+    name: str,
+    stage: TrainStage,
+    networks: Networks,
+    draw: Draw,
+    *,
+    world: World,
+    iterations: int,
+) -> Training:
+    """All that the loop needs for a stage, its networks on the process's device.
+
+    Raises:
+        SegueError: a term trains a network that is not there or has no optimiser.
+    """
+    networks.to(world.device)
+    if recipe.compile:
+        networks.compile()
+    where = f"stages.{name}"
+    terms = assembly.terms(stage.terms, where=f"{where}.terms")
+    check_names(networks, terms_trained(terms), where=f"{where}.terms")
+    views = assembly.views(stage.views, where=f"{where}.views")
+    return Training(
+        networks,
+        assembly.phases(terms, stage.phases, views, where=f"{where}.phases"),
+        iterations,
+        draw,
+        views=views,
+        followers={key: view for key, view in views.items() if isinstance(view, Follower)},
+        seed=assembly.seed_of(recipe, name),
+        precision=recipe.precision,
+        world=world,
+        examine_every=stage.log_every,
+        guard=Guard(stage.on_non_finite),
+        classes=recipe.classes().classes,
+    )
 
 
 def load_from(networks: Networks, stage: TrainStage, work_dir: Path, *, where: str) -> None:
