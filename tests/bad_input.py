@@ -19,7 +19,7 @@ from dataset_files import png, random_image, save_image
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from segue import cli
+from segue import checkpoint, cli
 from segue.models.sealed import read_sealed, write_sealed
 
 SIZE = (64, 32)
@@ -52,6 +52,7 @@ stages:
 RUN = "run good.yaml"
 DONE = "runs/done"  # of the good recipe
 MODEL = f"{DONE}/train/model.safetensors"
+KEPT = ("format", "iteration")  # of a checkpoint, which writing it sets
 IMAGE, LABEL = "data/source/images/b.png", "data/source/labels/b.png"
 
 
@@ -191,6 +192,21 @@ def altered(name: str) -> Callable[[Path], object]:
     def make(folder: Path) -> None:
         data = (folder / name).read_bytes()
         (folder / name).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+    return make
+
+
+def checkpoint_with(
+    change: Callable[[dict], object], iteration: int = 2
+) -> Callable[[Path], object]:
+    """The finished run's checkpoint with another state under a seal that is right."""
+
+    def make(folder: Path) -> None:
+        place = folder / DONE / "train/checkpoints"
+        state = checkpoint.load(checkpoint.path_of(place, 2))
+        change(state)
+        checkpoint.save(place, iteration, {k: v for k, v in state.items() if k not in KEPT}, keep=1)
+        (folder / DONE / "train/done.json").unlink()
 
     return make
 

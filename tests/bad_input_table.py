@@ -12,6 +12,7 @@ from bad_input import (
     Bad,
     altered,
     bomb,
+    checkpoint_with,
     cut,
     delete,
     described,
@@ -69,9 +70,15 @@ RECIPE = (
     Bad("no stages", f"{RUN} stages=null"),
     Bad("a word for a number", f"{RUN} seed=seven"),
     Bad("a negative seed", f"{RUN} seed=-1"),
+    Bad("a seed of 24 digits", f"{RUN} seed={10**23}"),
     Bad("no iterations", f"{RUN} stages.train.iterations=0"),
+    Bad("more iterations than can be counted", f"{RUN} stages.train.iterations={10**23}"),
     Bad("a size of one number", f"{RUN} stages.train.source.size=64"),
     Bad("a size of 0", f'{RUN} "stages.train.source.size=[0, 32]"'),
+    Bad(
+        "a size that no memory holds",
+        f'{RUN} "stages.train.source.size=[2000000000, 2000000000]"',
+    ),
     Bad("an unknown precision", f"{RUN} precision=float8"),
     Bad("an unknown device", f"{RUN} device=gpu"),
     Bad("a GPU where there is none", f"{RUN} device=cuda"),
@@ -285,10 +292,50 @@ RUNS = (
             harmful_archive(f"{DONE}/train/checkpoints/iteration_000002.pt"),
         ),
     ),
+    Bad(
+        "a checkpoint whose seal is right and whose networks are gone",
+        AGAIN,
+        checkpoint_with(lambda state: state.pop("networks")),
+    ),
+    Bad(
+        "a checkpoint of a network of another shape",
+        AGAIN,
+        checkpoint_with(
+            lambda state: state["networks"]["segmenter"]["module"].update(
+                {"encoder.model.conv1.0.weight": torch.zeros(7)}
+            )
+        ),
+    ),
+    Bad(
+        "a checkpoint that does not say which seed",
+        AGAIN,
+        checkpoint_with(lambda state: state.pop("seed")),
+    ),
+    Bad("a checkpoint from beyond the end", AGAIN, checkpoint_with(lambda _: None, iteration=9)),
     Bad("a damaged settings.json", AGAIN, write(f"{DONE}/train/settings.json", "{")),
     Bad("a damaged done.json", AGAIN, write(f"{DONE}/train/done.json", "")),
     Bad("a damaged recipe.yaml", f"evaluate {DONE}", write(f"{DONE}/recipe.yaml", "{")),
     Bad("a damaged evaluation.json", AGAIN, write(f"{DONE}/evaluate/evaluation.json", "{")),
+    Bad(
+        "an evaluation.json of fewer classes than it names",
+        f"report {DONE} --panels 0 -o r.html",
+        write(
+            f"{DONE}/evaluate/evaluation.json",
+            '{"classes": ["road", "car", "sky"], "confusion": [[1]], "protocols": {"3": [0, 1, 2]},'
+            ' "images": 2}',
+        ),
+    ),
+    Bad("a damaged environment.json", f"replay {DONE}", write(f"{DONE}/environment.json", "{")),
+    Bad(
+        "a damaged seconds.json",
+        f"report {DONE} --panels 0 -o r.html",
+        write(f"{DONE}/train/seconds.json", "[1"),
+    ),
+    Bad(
+        "a metrics.jsonl that holds none",
+        f"replay {DONE}",
+        write(f"{DONE}/train/metrics.jsonl", b"[1]\n\xff\n"),
+    ),
     Bad("a deleted model", f"evaluate {DONE}", delete(MODEL)),
     Bad("a folder that holds no run", "evaluate data"),
     Bad("a file for a work_dir", f"{RUN} --work-dir good.yaml"),

@@ -1,6 +1,7 @@
 """Ends runs of the four systems at random points and looks whether anything is lost.
 
-`make soak` runs it for a set time; test_faults.py for a handful of faults. A run is begun, hurt
+`make soak` runs it for a set time; test_faults.py for a handful of faults; `--systems` takes the
+other shipped recipes, too. A run is begun, hurt
 once or several times by what the seed says, begun again until it is finished, and compared bit by
 bit with one that nothing happened to. Children are forked, so that torch is imported once.
 """
@@ -25,13 +26,16 @@ from pathlib import Path
 import tiny
 import torch
 
-from segue import checkpoint, model, predicting, recipe, running, stopping
+from segue import checkpoint, model, predicting, recipe, recipe_files, running, stopping
 from segue.errors import SegueError
 from segue.recipe import Recipe, TrainStage
 from segue.report import kept
 from segue.stopping import Stopped
 
 SYSTEMS = ("local-alignment", "grouping", "coarse-to-fine", "category-adaptive")
+DEMOS = tuple(
+    sorted(name.removesuffix("-demo") for name in recipe_files.shipped() if name.endswith("-demo"))
+)
 # Checkpoints and windows of metrics that do not end together.
 SHORT = {"iterations": 5, "checkpoint_every": 2, "log_every": 3}
 # What is no two times the same, and what tells of the faults.
@@ -64,7 +68,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=300, help="begin no run after so long")
     parser.add_argument("--faults", type=int, default=10**9, help="or after so many faults")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
+    parser.add_argument("--systems", nargs="+", choices=DEMOS, default=SYSTEMS)
     given = parser.parse_args(words)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="segue-soak-") as folder:

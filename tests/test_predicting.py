@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from segue import model
+from segue import model, predicting, stopping
 from segue.cli import app
 from segue.errors import SegueError
 from segue.label_space import CITYSCAPES, LabelSpace
@@ -417,3 +417,18 @@ def test_the_command(models, tmp_path):
     assert not np.array_equal(sliding, models.predict(tmp_path / "in" / "a.png"))
     told = CliRunner().invoke(app, [*command, "--policy", "slide"])
     assert "no policy is called 'slide'" in str(told.exception)
+
+
+@pytest.mark.parametrize("words", [[], ["--resume"]])
+def test_who_is_stopped_is_told_how_to_go_on(models, tmp_path, monkeypatch, words):
+    """Without --resume the same command would begin anew."""
+
+    def stop(*_, **__):
+        raise stopping.Stopped(2)
+
+    monkeypatch.setattr(predicting, "predict", stop)
+    models.models[0].save(tmp_path / "m.safetensors")
+    command = ["predict", str(tmp_path / "m.safetensors"), "a.png", "-o", str(tmp_path), *words]
+    told = "the same command again" if words else "the same command with --resume"
+    with pytest.raises(stopping.Stopped, match=f"^SIGINT: stopped; {told} goes on$"):
+        CliRunner().invoke(app, command)

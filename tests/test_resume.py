@@ -23,7 +23,7 @@ from segue.model import FILE
 from segue.resuming import resume
 from segue.running import run
 from segue.stages import train
-from segue.tracking import Tracker
+from segue.tracking import WARNINGS, Tracker, read_rows
 
 NAME = "local-alignment-demo"
 SMALL = "stages.train.networks.discriminator.widths=[8, 8, 8, 8]"
@@ -110,6 +110,19 @@ def test_a_line_cut_short_by_a_crash_is_written_anew(uninterrupted, tiny_recipe,
     metrics.write_bytes(metrics.read_bytes()[:-20])
     run(tiny_recipe(NAME, *SHORT), tmp_path)
     assert_same_files(tmp_path, uninterrupted)
+
+
+def test_lines_lost_by_damage_are_told(tiny_recipe, tmp_path, stopped):
+    stopped(tiny_recipe(NAME, *SHORT), tmp_path, MODEL)
+    metrics = tmp_path / "train/metrics.jsonl"
+    first, second = metrics.read_text().splitlines()
+    metrics.write_text(f"{first}\n{second[:30]}\0{second[31:]}\n")
+    said = Console(file=StringIO())
+    run(tiny_recipe(NAME, *SHORT), tmp_path, console=said)
+    told = "metrics.jsonl is damaged: its lines after iteration 3 and up to here are lost"
+    assert told in " ".join(said.file.getvalue().split())
+    (row,) = read_rows(tmp_path / "train" / WARNINGS)
+    assert row == {"iteration": 6, "warning": told}
 
 
 def test_killed_from_outside(data, tiny_recipe, tmp_path):

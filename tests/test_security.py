@@ -205,6 +205,9 @@ def test_own_parts_come_by_an_option_and_by_nothing_else(project, tmp_path):
             code, _, err = segue(tmp_path, f"{run} --plugin my_losses.py")
             assert code == 0, err
         assert "Cross-entropy, twice." in segue(tmp_path, "list losses --plugin my_losses.py")[1]
+        code, said, err = segue(tmp_path, "replay out --plugin my_losses.py")
+        assert (code, err) == (0, "")
+        assert "agree to the bit" in said
     told = json.loads((tmp_path / "out/environment.json").read_text())["plugins"]
     (path, digest) = next(iter(told.items()))
     assert path == str((tmp_path / "my_losses.py").resolve())
@@ -233,7 +236,7 @@ def test_every_table_that_a_plugin_may_add_to_is_one():
 
 
 def test_help_says_that_a_plugin_is_run(capsys):
-    for command in ("run", "check", "sweep", "list", "evaluate", "predict"):
+    for command in ("run", "check", "sweep", "replay", "list", "evaluate", "predict"):
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
         told = " ".join(capsys.readouterr().out.replace("│", " ").split())
@@ -530,7 +533,7 @@ def test_a_sweep_writes_tables_whose_cells_stay_cells(tmp_path):
     sweeping._write([point], tmp_path / "sweep.csv")
     with (tmp_path / "sweep.csv").open(newline="") as file:
         assert list(csv.reader(file))[1] == ['x | y\n"z"', "0", "0.5"]
-    lines = sweeping._markdown(sweeping._table([point], "3", "")).splitlines()
+    lines = sweeping._markdown(sweeping._table([point], "3", {})).splitlines()
     assert len(lines) == 3
     assert lines[2].startswith('| x \\| y "z" |')
 

@@ -3,9 +3,11 @@
 import json
 import math
 import random
+from io import StringIO
 
 import pytest
 import torch
+from rich.console import Console
 
 from segue.demonstration import warnings_of
 from segue.distributed import World
@@ -120,6 +122,23 @@ def test_a_resumed_run_warns_as_one_that_was_not_interrupted(tmp_path):
     text = (whole / WARNINGS).read_text()
     assert text == (parted / WARNINGS).read_text()
     assert json.loads(text)["warning"].startswith("bus is predicted nowhere on the target")
+
+
+def test_it_is_shown_where_people_read(tmp_path):
+    said = Console(file=StringIO(), width=40)
+    one = Tracker(tmp_path, iterations=60, every=1, world=World(), console=said)
+    one.begin(0)
+    for iteration in range(60):
+        one.note(iteration, numbers(iteration) | {ENTROPY: torch.tensor(iteration / 60)})
+    one.close()
+    lines = said.file.getvalue().splitlines()
+    assert (
+        sum(line.startswith("bus is predicted nowhere on the target after") for line in lines) == 1
+    )
+    assert (
+        sum(line.startswith("the entropy of predictions on the target rises") for line in lines)
+        == 1
+    )
 
 
 def test_a_report_shows_what_was_warned_of(tiny_recipe, tmp_path):

@@ -212,11 +212,12 @@ def load(path: Path) -> dict[str, Any]:
             raise DamagedError(
                 "cannot be read as a checkpoint", where=path, fix="delete it to use the one before"
             ) from error
-    if not isinstance(state, dict) or state.get("format") not in range(1, FORMAT + 1):
+    told = state if isinstance(state, dict) else {}
+    if told.get("format") not in range(1, FORMAT + 1) or not isinstance(told.get("iteration"), int):
         raise SegueError("is not a checkpoint of this version", where=path, fix="upgrade Segue")
-    if state["format"] > 1 and not sealed:
+    if told["format"] > 1 and not sealed:
         raise _broken_seal(path)
-    return state
+    return told
 
 
 def _opened(path: Path) -> BinaryIO:

@@ -127,8 +127,10 @@ def replay(
     iterations: Annotated[
         int | None, typer.Option(min=1, help="how many; two lines of metrics unless given")
     ] = None,
+    plugin: Plugins = None,
 ) -> None:
     """Run a run's first iterations again, beside it, and tell whether they agree to the bit."""
+    use(plugin)
     from segue.replaying import replay as replay_run
 
     found = replay_run(work_dir, stage=stage, iterations=iterations, console=console())
@@ -195,17 +197,23 @@ def predict(
     write = kinds(overlay=overlay, confidence=confidence, submission=submission)
     world, shown = join(device), console()
     models = load(model, world.device)
-    written = predict_images(
-        models if policy is None else models.looking(policy),
-        images,
-        output,
-        write=write,
-        frames=frames,
-        batch=batch,
-        resume=resume,
-        world=world,
-        console=shown,
-    )
+    try:
+        written = predict_images(
+            models if policy is None else models.looking(policy),
+            images,
+            output,
+            write=write,
+            frames=frames,
+            batch=batch,
+            resume=resume,
+            world=world,
+            console=shown,
+        )
+    except stopping.Stopped as stopped:
+        if resume:
+            raise
+        command = "the same command with --resume"
+        raise stopping.Stopped(stopped.number, command=command) from None
     shown.print(tell(written, output), highlight=False, soft_wrap=True)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from segue import assembly, model
+from segue.checkpoint import write_whole
 from segue.datasets.procedural import write_worlds
 from segue.datasets.workers import available_cores
 from segue.recipe import EvaluateStage, Recipe, TrainStage, load
@@ -83,7 +84,8 @@ def run(
     console.print(table.to_rich(min(console.width, 80)))
     page = work_dir / "demo.html"
     make_page(page, system, recipe, table, {m: f[0] for m, f in folders.items()}, seeds)
-    (work_dir / "demo.md").write_text(table.to_markdown())
+    text = table.to_markdown().encode()
+    write_whole(work_dir / "demo.md", lambda file: file.write(text))
     minutes = (time.monotonic() - begun) / 60
     console.print(f"{minutes:.1f} minutes. Look at {page}", highlight=False)
     return results

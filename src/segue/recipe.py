@@ -60,12 +60,17 @@ __all__ = [
 
 
 class Paper(Settings):
-    """Where a recipe comes from and what was reported for it, mIoU in percent by protocol."""
+    """Where a recipe comes from and what was reported for it, in percent.
+
+    `reported` is mIoU by protocol, `classes` IoU by class: what the cells of the paper say, also
+    where they do not average to its mean.
+    """
 
     title: str
     venue: str
     where: str = ""
     reported: dict[str, float] = Field(default={})
+    classes: dict[str, float] = Field(default={})
 
 
 class OwnLabelSpace(Settings):
@@ -99,7 +104,8 @@ class Recipe(Settings):
     name: str
     title: str = ""
     paper: Paper | None = None
-    seed: int = Field(default=0, ge=0)
+    # Networks are drawn by a thousand times as much, and torch takes 64 bits.
+    seed: int = Field(default=0, ge=0, lt=2**53)
     device: str = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     deterministic: bool = False

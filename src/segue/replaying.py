@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from segue import checkpoint, distributed, stopping
 from segue.distributed import World
 from segue.errors import SegueError
 from segue.recipe import Recipe, TrainStage
-from segue.running import ENVIRONMENT, described, determinism
+from segue.running import described, determinism, environment
 from segue.showing import recipe_of
 from segue.stages import train
 from segue.tables import choose
@@ -128,13 +127,13 @@ def _rows(folder: Path) -> list[dict[str, float]]:
 
 
 def _then(work_dir: Path) -> dict[str, Any]:
-    return _flat(json.loads((work_dir / ENVIRONMENT).read_text()))
+    return _flat(environment(work_dir))
 
 
 def _flat(told: Mapping[str, Any]) -> dict[str, Any]:
     """The first release did not write all of these."""
     keys = ("python", "platform", "device", "processes")
-    return {**told["versions"], **{key: told[key] for key in keys if key in told}}
+    return {**told.get("versions", {}), **{key: told[key] for key in keys if key in told}}
 
 
 def _refuse_other_processes(then: Mapping[str, Any], world: World) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segue import checkpoint, distributed
+from segue import checkpoint, distributed, memory
 from segue.errors import SegueError
 from segue.non_finite import refuse_poisoned
 from segue.tracking import Tracker
@@ -36,17 +38,25 @@ def resume(training: Training, tracker: Tracker, folder: Path) -> int:
     """Restores the newest whole checkpoint and returns how many iterations are done.
 
     Raises:
-        SegueError: all are damaged, or it was made with another seed or number of processes,
-            which would go on with other images.
+        SegueError: all are damaged, it holds no state of this stage, or it was made with another
+            seed or number of processes, which would go on with other images.
     """
     state, damaged = checkpoint.newest(folder)
     done = 0 if state is None else int(state["iteration"])
+    if done > training.iterations:
+        raise SegueError(
+            f"goes beyond the stage's {training.iterations} iterations",
+            where=checkpoint.path_of(folder, done),
+            fix=f"delete {folder.parent} to start the stage anew",
+        )
     for name, now in drawn_by(training).items():
-        if state is not None and state[name] != now:
+        with _fits(folder, done):
+            then = now if state is None else state[name]
+        if then != now:
             raise SegueError(
-                f"was made with {name} {state[name]}, not {now}",
+                f"was made with {name} {then}, not {now}",
                 where=checkpoint.path_of(folder, done),
-                fix=f"go on with {name} {state[name]}, or choose another work_dir",
+                fix=f"go on with {name} {then}, or choose another work_dir",
             )
     if len(set(distributed.gather(done, training.world))) > 1:
         fix = "let all processes see the same files"
@@ -57,6 +67,25 @@ def resume(training: Training, tracker: Tracker, folder: Path) -> int:
             checkpoint.set_aside(Path(str(error.where)))
     if state is None:
         return 0
-    training.load_state_dict(state)
-    tracker.load_state_dict(state["tracker"])
+    with _fits(folder, done):
+        training.load_state_dict(state)
+        tracker.load_state_dict(state["tracker"])
     return done
+
+
+@contextmanager
+def _fits(folder: Path, done: int) -> Iterator[None]:
+    """Makes one line of a state that lacks something or is of other networks.
+
+    Settings of another stage were refused before, and damage by the seal: it was written so.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if memory.ran_out(error):
+            raise
+        raise SegueError(
+            "holds no state of this stage",
+            where=checkpoint.path_of(folder, done),
+            fix=f"delete {folder.parent} to start the stage anew",
+        ) from error

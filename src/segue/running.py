@@ -16,13 +16,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from segue import distributed, plugins, stopping
+from segue import distributed, memory, plugins, stopping
 from segue.caching import fill_cache
 from segue.checkpoint import write_whole
 from segue.distributed import World
 from segue.errors import SegueError
 from segue.locking import locked
-from segue.memory import peak
 from segue.recipe import Recipe
 from segue.stages import STAGES
 
@@ -86,10 +85,11 @@ def run_stages(recipe: Recipe, folder: Path, world: World, console: Console | No
         if world.leads:
             write_json(folder / name / SETTINGS, told)
         begun = time.monotonic()
-        STAGES[stage.kind](recipe, name, stage, folder, world=world, console=console)
+        with memory.told(f"stages.{name}"):
+            STAGES[stage.kind](recipe, name, stage, folder, world=world, console=console)
         if world.leads:
             # Apart from all else, since it is no two times the same.
-            cost = {"seconds": time.monotonic() - begun, "peak_bytes": peak(world.device)}
+            cost = {"seconds": time.monotonic() - begun, "peak_bytes": memory.peak(world.device)}
             write_json(folder / name / SECONDS, cost)
             write_json(folder / name / DONE, told)
         distributed.meet(world)
@@ -146,6 +146,32 @@ def write_json(path: Path, told: dict[str, Any]) -> None:
     """Writes a small file of this format, whole or not at all."""
     text = json.dumps({"format": 1, **told}, indent=1)
     write_whole(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path, *, fix: str) -> dict[str, Any]:
+    """A small file of this format; empty where there is none.
+
+    Args:
+        path: the file.
+        fix: what to do where it is damaged.
+
+    Raises:
+        SegueError: it is damaged.
+    """
+    try:
+        return dict(json.loads(path.read_bytes())) if path.is_file() else {}
+    except (ValueError, TypeError) as error:
+        raise SegueError("is damaged", where=path, fix=fix) from error
+
+
+def environment(work_dir: Path) -> dict[str, Any]:
+    """What a run noted of the machine and itself; nothing where it noted nothing.
+
+    Raises:
+        SegueError: the file is damaged.
+    """
+    fix = "run the same command again, which writes it anew"
+    return read_json(work_dir / ENVIRONMENT, fix=fix)
 
 
 def describe(recipe: Recipe, folder: Path, world: World) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
+# What a batch of files, an image's side or a loop can be counted by.
+Count = Annotated[int, Field(gt=0, lt=2**31)]
 Part = str | dict[str, Any]
 Models = Annotated[list[str], Field(min_length=1)]
 Heads = Annotated[dict[str, PositiveFloat], Field(min_length=1)]
@@ -21,7 +23,7 @@ class Role(Settings):
     """A dataset by name, the size (width, height) its images get, and what then happens to them."""
 
     data: str
-    size: tuple[PositiveInt, PositiveInt]
+    size: tuple[Count, Count]
     augment: list[Part] = []
     share: float = Field(default=1.0, gt=0, le=1)
 
@@ -84,7 +86,7 @@ class PhaseSettings(Settings):
     """Objectives that share an update, and how often in each iteration."""
 
     objectives: list[ObjectiveSettings]
-    repeat: PositiveInt = 1
+    repeat: Count = 1
 
 
 class TrainStage(Settings):
@@ -95,17 +97,17 @@ class TrainStage(Settings):
     """
 
     kind: Literal["train"]
-    iterations: PositiveInt
-    batch_size: PositiveInt = 1
-    accumulate: PositiveInt = 1
+    iterations: Count
+    batch_size: Count = 1
+    accumulate: Count = 1
     source: Role
     target: Role | None = None
     views: dict[str, ViewSettings] = {}
     networks: dict[str, NetworkSettings]
     terms: dict[str, TermSettings]
     phases: list[PhaseSettings] | None = None
-    checkpoint_every: PositiveInt = 5000
-    log_every: PositiveInt = 10
+    checkpoint_every: Count = 5000
+    log_every: Count = 10
     on_non_finite: Literal["stop", "skip"] = "stop"
     policy: Literal["scaled", "sliding"] = "scaled"
 
@@ -115,7 +117,7 @@ class EvaluateStage(Settings):
 
     kind: Literal["evaluate"]
     data: str
-    size: tuple[PositiveInt, PositiveInt]
+    size: tuple[Count, Count]
     models: Models
     heads: Heads = {"main": 1.0}
 
@@ -126,7 +128,7 @@ class TranslateStage(Settings):
     kind: Literal["translate"]
     data: str
     towards: str
-    size: tuple[PositiveInt, PositiveInt]
+    size: tuple[Count, Count]
     by: Part = "photometric"
 
 
@@ -138,7 +140,7 @@ class PseudoLabelStage(Settings):
 
     kind: Literal["pseudo_label"]
     data: str
-    size: tuple[PositiveInt, PositiveInt]
+    size: tuple[Count, Count]
     models: Models
     rule: Part
     measure_on: str | None = None
@@ -165,7 +167,7 @@ class GroupsStage(Settings):
     target: Role
     model: str
     by: Part = "k_means"
-    groups: PositiveInt = 8
+    groups: Count = 8
 
 
 Drawn = TrainStage | CentresStage | GroupsStage

@@ -24,6 +24,7 @@ class Stopped(BaseException):
     Args:
         number: of the signal.
         when: what was reached and saved.
+        command: what goes on.
 
     Example:
         >>> print(Stopped(15, "saved after iteration 20 of train"))
@@ -32,9 +33,11 @@ class Stopped(BaseException):
         143
     """
 
-    def __init__(self, number: int, when: str = "stopped") -> None:
+    def __init__(
+        self, number: int, when: str = "stopped", *, command: str = "the same command again"
+    ) -> None:
         self.number = number
-        super().__init__(f"{signal.Signals(number).name}: {when}; the same command again goes on")
+        super().__init__(f"{signal.Signals(number).name}: {when}; {command} goes on")
 
     @property
     def exit_code(self) -> int:

@@ -66,8 +66,14 @@ class Tracker:
 
         for name in (METRICS, TIMING, WARNINGS):
             _truncate(self.folder / name, iteration)
+        last = 0
         for row in _rows_of(self.folder / METRICS):
             self._watch.look(row)
+            last = int(row["iteration"])
+        # A checkpoint is never ahead of what is written.
+        if last < iteration - iteration % self.every:
+            told = f"{METRICS} is damaged: its lines after iteration {last} and up to here are lost"
+            self.warn(iteration, told)
         self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=iteration)
         self._since = time.monotonic()
         self._show.start(iteration)
@@ -230,11 +236,14 @@ def _rows_of(path: Path) -> list[dict[str, float]]:
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
-    """The rows of a metrics.jsonl; a last line cut short by a crash is left out."""
+    """The rows of a metrics.jsonl, up to a line cut short by a crash or that is none."""
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().splitlines():
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            row = json.loads(line)
+        except ValueError:
             break
+        if not isinstance(row, dict):
+            break
+        rows.append(row)
     return rows

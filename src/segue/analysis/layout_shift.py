@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from segue.analysis.label_patches import LabelMap, LabelPatches
 from segue.analysis.patch_curves import THRESHOLD, Curve, by_size, draw, suggest
+from segue.checkpoint import write_whole
 from segue.errors import SegueError
 from segue.report.kept import save as save_figure
 
@@ -200,11 +202,13 @@ def save(result: LayoutShift, folder: Path | str, *, title: str = "") -> tuple[P
     paths = tuple(folder / f"layout_shift.{suffix}" for suffix in ("csv", "json", "png", "svg"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with paths[0].open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(("patch", "fraction", "run", "iteration", "error"))
-            writer.writerows(_rows(result))
-        paths[1].write_text(json.dumps(_summary(result), indent=2) + "\n", encoding="utf-8")
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("patch", "fraction", "run", "iteration", "error"))
+        writer.writerows(_rows(result))
+        table, summary = text.getvalue(), json.dumps(_summary(result), indent=2) + "\n"
+        write_whole(paths[0], lambda file: file.write(table.encode()))
+        write_whole(paths[1], lambda file: file.write(summary.encode()))
         figure = draw(result.curves, result.suggested, title)
         save_figure(figure, paths[2].with_suffix(""))
     except OSError as error:

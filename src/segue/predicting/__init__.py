@@ -15,7 +15,7 @@ from segue.errors import SegueError, printable
 from segue.model import Ensemble, as_array
 from segue.predicting.clips import predict_clip
 from segue.predicting.frames import AHEAD
-from segue.predicting.plan import Clip, Job, plan
+from segue.predicting.plan import FRAMES, Clip, Job, plan
 from segue.predicting.through_network import write_all
 from segue.predicting.writing import DEFAULT, kinds, refuse_unfit
 from segue.tracking import Meter
@@ -108,10 +108,19 @@ def tell(written: Sequence[Path], output: Path) -> str:
     Example:
         >>> tell([Path("out/a_label.png"), Path("out/b_overlay.mp4")], Path("out"))
         '1 image and 1 video labelled in out'
+        >>> tell([Path("out/stdin_frames")], Path("out"))
+        'frames of 1 video or stream labelled in out'
     """
     images = sum(path.suffix == ".png" for path in written)
-    counted = {"image": images, "video": len(written) - images}
-    parts = [f"{count} {what}{'s' * (count != 1)}" for what, count in counted.items() if count]
+    framed = sum(path.name.endswith(FRAMES) for path in written)
+    counted = (
+        (images, "image", "images"),
+        (len(written) - images - framed, "video", "videos"),
+        (framed, "video or stream", "videos or streams"),
+    )
+    parts = [f"{count} {one if count == 1 else many}" for count, one, many in counted if count]
+    if framed:
+        parts[-1] = f"frames of {parts[-1]}"
     return f"{' and '.join(parts) or '0 images'} labelled in {output}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -192,6 +193,8 @@ def video_file(target: Path, rate: float) -> Iterator[Callable[[Image], None]]:
         if writer is not None:
             writer.release()
             _refuse_short(partial, target, count)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
             partial.replace(target)
     finally:
         if writer is not None:

@@ -14,6 +14,7 @@ from segue.errors import SegueError
 from segue.predicting.sources import IMAGES, VIDEOS, Source, source_of, streamed
 from segue.predicting.writing import DEFAULT, SUBMISSIONS, WRITERS
 
+FRAMES = "_frames"  # what the folder of a video's frames is called after its name
 _WILDCARD = re.compile(r"[*?\[]")
 
 
@@ -133,7 +134,7 @@ def _clip(source: Source, name: Path, write: Sequence[str], frames: bool) -> Cli
         told = f"a submission to {submissions[0]} is made of image files"
         raise SegueError(told, where=source.shown, fix="leave it out")
     if frames or source.kind == "piped":
-        target = name.with_name(f"{name.name}_frames")
+        target = name.with_name(f"{name.name}{FRAMES}")
         return Clip(source, target, tuple(write), frames=True)
     if "confidence" in write:
         fix = "add --frames, for files of each frame"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +10,10 @@ from typing import Any
 
 from segue import model
 from segue.analysis.looking import Run
-from segue.errors import SegueError
 from segue.recipe import TrainStage
 from segue.report.blocks import Grid, Lines
 from segue.report.left import cost_of, minutes_of, trained
-from segue.running import ENVIRONMENT
+from segue.running import environment
 
 HASHED = 16  # hex digits of a hash that are shown
 
@@ -46,16 +44,6 @@ def facts(run: Run) -> dict[str, Lines]:
         "plugins": tuple(f"{path}, {_short(of)}" for path, of in around.get("plugins", {}).items()),
     }
     return lines | _machine(around) | cost(run, int(around.get("processes", 1)))
-
-
-def environment(work_dir: Path) -> dict[str, Any]:
-    """What a run noted of the machine and itself; nothing where it noted nothing."""
-    path = work_dir / ENVIRONMENT
-    try:
-        return dict(json.loads(path.read_text())) if path.is_file() else {}
-    except (ValueError, TypeError) as error:
-        fix = "run the same command again, which writes it anew"
-        raise SegueError("is damaged", where=path, fix=fix) from error
 
 
 def described(settings: Mapping[str, Any]) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from segue.recipe import Recipe, TrainStage
 from segue.report.curves import Point
-from segue.running import SECONDS
+from segue.running import SECONDS, read_json
 from segue.showing import recipe_of
 from segue.tracking import METRICS, TIMING, WARNINGS, read_rows
 
@@ -67,8 +66,7 @@ def minutes_of(work_dir: Path) -> float:
 
 def cost_of(work_dir: Path, stage: str) -> dict[str, float]:
     """Seconds that a stage took when last begun, and `peak_bytes` of memory where it was noted."""
-    path = work_dir / stage / SECONDS
-    told = json.loads(path.read_text()) if path.is_file() else {}
+    told = read_json(work_dir / stage / SECONDS, fix="delete it: the page then says less of cost")
     return {key: told[key] for key in ("seconds", "peak_bytes") if key in told}
 
 

@@ -89,7 +89,8 @@ class Evaluation:
         try:
             told = json.loads(path.read_text())
             protocols = {name: tuple(ids) for name, ids in told["protocols"].items()}
-            counts = np.array(told["confusion"], np.int64)
+            square = (len(told["classes"]),) * 2
+            counts = np.array(told["confusion"], np.int64).reshape(square)
             return cls(tuple(told["classes"]), counts, protocols, told["images"])
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             fix = "`segue evaluate` of its work_dir makes it anew"
