@@ -144,6 +144,9 @@ def _write_images(path):
     names = ["1.png", "2.png"]
     if path.parts[0] == "leftImg8bit":
         names = [f"lindau/lindau_00000{index}_000019_leftImg8bit.png" for index in range(2)]
+    if path.parts[0] == "rgb_anon":
+        path = Path(*("night" if part == "*" else part for part in path.parts))
+        names = [f"GOPR0355/GOPR0355_frame_00000{index}_rgb_anon.png" for index in range(2)]
     files = [path] if path.suffix else [path / name for name in names]
     for index, file in enumerate(files):
         save_image(file, random_image(index, tiny.FILES))

@@ -357,6 +357,7 @@ def test_command(file, tmp_path):
     result = CliRunner().invoke(app, ["export", str(file), "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     assert "model.safetensors" in result.output
+    assert "README.md  1 KiB" in result.output, "and not 0.0 MiB"
     assert len(segue.load(tmp_path / "out").models) == 1
 
 

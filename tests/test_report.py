@@ -4,25 +4,30 @@ import math
 import re
 import statistics
 from html.parser import HTMLParser
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
+from segue.analysis.leaving import OKABE_ITO
 from segue.errors import SegueError
 from segue.label_space import CITYSCAPES
+from segue.report import tables
 from segue.report.blocks import Bar, Bars, Charts, Gallery, Grid, Matrix, Section, Source, Words
 from segue.report.curves import chart
 from segue.report.page import Headline, Panel, write_page
 from segue.report.pictures import data_uri
-from segue.report.tables import Cell, Row, Table, iou_table
+from segue.report.tables import Cell, Reported, Row, Table, iou_table
 
 CLASSES = [
     *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign"),
     *("vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train"),
     *("motorcycle", "bicycle"),
 ]
+TEMPLATES = Path(tables.__file__).parent / "templates"
 DASH = "\N{EN DASH}"
 NAN = math.nan
 EVIL = "<script>alert('x')</script>"
@@ -130,6 +135,42 @@ def test_nan_is_a_dash_with_a_footnote():
     for text in shown[:3]:
         assert f"{DASH} absent from labels and predictions" in text
     assert not any("nan" in text.lower() for text in shown)
+
+
+def test_what_a_paper_reports_stands_beside_ours(tmp_path):
+    """In a column of its own, which is no method: nothing is compared with it."""
+    before = Row("before", {"road": [0.5], "car": [0.2], "bus": [NAN]}, [0.35])
+    reported = Reported({"road": 89.72, "bus": 51.4}, mean=46.98)
+    after = Row("after", {"road": [0.6], "car": [0.1], "bus": [0.3]}, [0.333], reported)
+    table = iou_table([before, after], protocol="3", classes=["road", "car", "bus"])
+    titles = ["before", "paper, after", "after", "difference"]
+    assert [column.title for column in table.columns] == titles
+    assert [cell.text for cell in table.lines[0].cells] == ["50.0", "89.7", "60.0", "+10.0"]
+    assert [cell.text for cell in table.lines[1].cells] == ["20.0", DASH, "10.0", "\u221210.0"]
+    assert [cell.text for cell in table.average.cells] == ["35.0", "47.0", "33.3", "\u22121.7"]
+    told = "paper: as reported, of its own data, hardware and code"
+    assert told in table.words
+    assert f"{DASH} absent from labels and predictions, or not reported" in table.words
+    head = "| class | before | paper, after | after | difference |"
+    assert table.to_markdown().splitlines()[0] == head
+    text = a_page(tmp_path / "page.html", table=table)
+    assert text.count("<strong>") == 2, "what a paper reports is no headline"
+    assert 'data-value="89.7200"' in text, "it is sorted like any column"
+    alone = iou_table([after], protocol="3", classes=["road"])
+    assert [column.title for column in alone.columns] == ["paper", "after"]
+
+
+@pytest.mark.parametrize("methods", [1, 2, 3, 4])
+def test_a_papers_numbers_leave_the_terminal_before_ours_do(methods):
+    rows = [a_row(f"method {i}", 3, 0.4 + 0.05 * i) for i in range(methods)]
+    reported = Reported(dict.fromkeys(CLASSES, 40.0), mean=40.0)
+    rows[-1] = Row(rows[-1].name, rows[-1].iou, rows[-1].miou, reported)
+    lines = printed(iou_table(rows, protocol="19", classes=CLASSES))
+    assert max(map(len, lines)) <= 80
+    (road,) = [line for line in lines if line.startswith("road")]
+    assert len(re.findall(r"\d+\.\d ± \d+\.\d", road)) == [1, 3, 5, 4][methods - 1]
+    shown = any("paper" in line for line in lines)
+    assert shown == any("as reported" in line for line in lines) == (methods < 4)
 
 
 def test_no_footnote_without_need():
@@ -277,6 +318,9 @@ def test_shares_of_a_matrix_are_read_on_their_colours():
     assert [cell and cell.text for cell in rows[0]] == ["100", ".4"]
     assert rows[1] == [None, None]
     assert rows[0][1].told == "0.4 % of road is predicted as sky"
+    edges = (0.0004, 0.0006, 0.0094, 0.0096, 0.0099, 0.0149)
+    told = [Matrix("a", (("road", (1, 2, 3)),), np.array([[one]])).rows[0][0].text for one in edges]
+    assert told == ["", ".1", ".9", "1", "1", "1"]
     for share in np.logspace(-5, 0, 60):
         ((cell,),) = Matrix("a", (("road", (1, 2, 3)),), np.array([[share]])).rows
         assert contrast(cell.ground, cell.ink) > 4.5
@@ -290,6 +334,37 @@ def contrast(*colours: str) -> float:
 
     dark, bright = sorted(luminance(colour) for colour in colours)
     return (bright + 0.05) / (dark + 0.05)
+
+
+# Machado, Oliveira and Fernandes (2009), full strength, of linear RGB.
+SEEN_BY = {
+    "all cones": np.eye(3),
+    "no long": [[0.1523, 1.0526, -0.2049], [0.1145, 0.7863, 0.0992], [-0.0039, -0.0481, 1.052]],
+    "no middle": [[0.3673, 0.8606, -0.2280], [0.2801, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9689]],
+    "no short": [[1.2555, -0.0767, -0.1788], [-0.0784, 0.9308, 0.1476], [0.0047, 0.6914, 0.3039]],
+}
+
+
+def series_of(scheme: str) -> tuple[list[str], str]:
+    """The colours of curves and the ground on which they are drawn."""
+    css = (TEMPLATES / "page.css").read_text().split("prefers-color-scheme: dark")
+    part = css[scheme == "dark"]
+    return re.findall(r"--series-\d: (#\w{6})", part), re.search(r"--card: (#\w{6})", part)[1]
+
+
+@pytest.mark.parametrize("seen", SEEN_BY)
+@pytest.mark.parametrize("palette", ["light", "dark", "figures"])
+def test_colours_of_series_are_told_apart_by_the_colour_blind(palette, seen):
+    colours, ground = (OKABE_ITO, "#ffffff") if palette == "figures" else series_of(palette)
+    assert len(colours) >= 6
+    rgb = np.array([[int(one[i : i + 2], 16) / 255 for i in (1, 3, 5)] for one in colours])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen_so = np.clip(linear @ np.array(SEEN_BY[seen]).T, 0, 1).astype(np.float32)
+    lab = cv2.cvtColor(seen_so[None], cv2.COLOR_LRGB2LAB)[0]
+    apart = np.linalg.norm(lab[:, None] - lab[None], axis=2)[np.triu_indices(len(lab), 1)]
+    assert apart.min() > 15
+    if palette != "figures":  # whose last, of eight, is faint on paper
+        assert min(contrast(one, ground) for one in colours) > 3
 
 
 def test_curves_keep_their_colour_where_another_is_absent():

@@ -1,5 +1,6 @@
 """`segue report` of tiny finished runs, with and without target labels."""
 
+import io
 import json
 import re
 import shutil
@@ -9,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from rich.console import Console
 
-from segue import cli, recipe, running
+from segue import cli, recipe, running, showing
 from segue.analysis.looking import runs_of
 from segue.datasets import Dataset
 from segue.errors import SegueError
@@ -185,6 +187,25 @@ def test_what_a_paper_reported_stands_apart(runs):
     assert [row[3][0] for row in grid.rows] == ["\N{EN DASH}", "46.98"]
     assert grid.rows[1][4] == (title, "A, ACCV, table 3")
     assert grid.rows[1][2] == ("validation, 4 images",)
+
+
+def test_a_papers_classes_stand_beside_ours(runs, tmp_path):
+    """Of a run whose recipe has them: in the page's table, and where its scores are printed."""
+    folder = tmp_path / "copy"
+    shutil.copytree(runs[0], folder)
+    whole = recipe.load(folder / "recipe.yaml")
+    paper = recipe.load("local-alignment-gta5").paper
+    (folder / "recipe.yaml").write_text(whole.model_copy(update={"paper": paper}).as_yaml())
+    text = page_of(tmp_path, [runs[1], folder], Shown(panels=0))
+    heads = re.findall(r'<button type="button">(.*?)</button></th>', text)
+    assert [one.rpartition("/")[2] for one in heads][2:4] == ["copy", "copy"]
+    assert heads[2] == f"paper, {heads[3]}"
+    assert 'data-value="86.2700"' in text, "car"
+    console = Console(file=io.StringIO(), width=80)
+    showing.show_evaluations(folder, console)
+    told = console.file.getvalue()
+    (road,) = [line for line in told.splitlines() if line.startswith("road")]
+    assert re.fullmatch(r"road +89\.7 +\d+\.\d *", road), told
 
 
 def test_the_command(runs, tmp_path, capsys):

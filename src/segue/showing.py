@@ -12,9 +12,9 @@ from rich.table import Table as RichTable
 
 from segue.distributed import join, meet
 from segue.errors import SegueError
-from segue.recipe import EvaluateStage, Recipe, load
+from segue.recipe import EvaluateStage, Paper, Recipe, load
 from segue.recipe_files import shipped
-from segue.report.tables import Row, Table, iou_table
+from segue.report.tables import Reported, Row, Table, iou_table
 from segue.stages import evaluate
 from segue.stages.evaluate import FILE, Evaluation
 from segue.tables import choose
@@ -58,18 +58,32 @@ def evaluate_again(work_dir: Path, console: Console) -> None:
     meet(world)
 
 
-def row_of(name: str, results: list[Evaluation], protocol: str) -> Row:
+def row_of(name: str, results: list[Evaluation], protocol: str, paper: Paper | None = None) -> Row:
     """One method's line in a table, from its results over seeds."""
     iou = {label: [result.iou[label] for result in results] for label in results[0].classes}
-    return Row(name, iou, [result.miou[protocol] for result in results])
+    reported = None
+    if paper is not None and paper.classes:
+        reported = Reported(paper.classes, paper.reported.get(protocol))
+    return Row(name, iou, [result.miou[protocol] for result in results], reported)
 
 
-def compare(results: Mapping[str, list[Evaluation]]) -> Table:
-    """Methods side by side over the classes of the headline protocol, results by seed."""
+def compare(
+    results: Mapping[str, list[Evaluation]], papers: Mapping[str, Paper | None] | None = None
+) -> Table:
+    """Methods side by side over the classes of the headline protocol, results by seed.
+
+    Args:
+        results: by method.
+        papers: where a method is from; what is reported there by class gets a column.
+    """
     first = next(iter(results.values()))[0]
     headline = next(iter(first.miou))
     scored = [first.classes[index] for index in first.protocols[headline]]
-    rows = [row_of(method, of_seeds, headline) for method, of_seeds in results.items()]
+    known = papers or {}
+    rows = [
+        row_of(method, of_seeds, headline, known.get(method))
+        for method, of_seeds in results.items()
+    ]
     return iou_table(rows, protocol=headline, classes=scored)
 
 
@@ -78,7 +92,8 @@ def show_evaluations(work_dir: Path, console: Console) -> None:
     recipe = recipe_of(work_dir)
     for name, result in evaluations(work_dir).items():
         _, *others = result.miou
-        table = compare({recipe.title or recipe.name: [result]})
+        title = recipe.title or recipe.name
+        table = compare({title: [result]}, {title: recipe.paper})
         console.print(table.to_rich(min(console.width, 80)))
         for protocol in others:
             value = 100 * result.miou[protocol]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 THRESHOLD = 0.20
 MARKERS = "osD^vPX*"
@@ -91,6 +92,7 @@ def draw(curves: Sequence[Curve], suggested: Curve, title: str) -> Figure:
     axes.axhline(50, color="grey", linestyle=":", linewidth=1)
     axes.set(xlabel="iteration", ylabel="validation error (%)", title=title)
     axes.set_ylim(0, max(60, axes.get_ylim()[1]))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for height, text in ((100 * THRESHOLD, f"{THRESHOLD:.0%}"), (50, "chance")):
         axes.annotate(
             text, (1, height), xycoords=("axes fraction", "data"), xytext=(4, 0),

@@ -76,9 +76,14 @@ def export(
 def tell(console: Console, home: Path, written: list[Path], parity: float | None) -> None:
     """Prints what lies where, and how closely the ONNX file agrees."""
     for file in written:
-        size = file.stat().st_size / 2**20
-        console.print(f"{file}  {size:.1f} MiB", highlight=False, soft_wrap=True)
+        console.print(f"{file}  {size(file)}", highlight=False, soft_wrap=True)
     if parity is not None:
         told = f"probabilities of {ONNX} within {parity:.0e} of PyTorch's"
         console.print(told, highlight=False)
     console.print(f"segue.load({str(home)!r}) reads it", highlight=False, soft_wrap=True)
+
+
+def size(file: Path) -> str:
+    """A file's size for people, in the unit that leaves something before the point."""
+    count = file.stat().st_size
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{max(1, round(count / 2**10))} KiB"

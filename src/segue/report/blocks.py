@@ -200,7 +200,9 @@ def _shade(share: float, label: str, predicted: str) -> Shade | None:
     if not share > 0:
         return None
     percent = 100 * share
-    text = f"{percent:.0f}" if percent >= 1 else f"{percent:.1f}"[1:] if percent >= 0.05 else ""
+    tenths = f"{percent:.1f}"
+    # Rounded first: 0.97 is 1, and not what stands behind its point.
+    text = f"{percent:.0f}" if not tenths.startswith("0") else tenths[1:] if tenths != "0.0" else ""
     told = f"{percent:.2g} % of {label} is predicted as {predicted}"
     return Shade(*_ground(share), text, told)
 

@@ -65,7 +65,10 @@ def report(
     """
     runs = runs_of(work_dirs)
     found = scores(runs)
-    table = compare({name: [one] for name, one in found.items()}) if found else None
+    table = None
+    if found:
+        papers = {run.name: run.recipe.paper for run in runs}
+        table = compare({name: [one] for name, one in found.items()}, papers)
     scenes = scenes_of(runs, shown.before) if shown.panels else None
     panels: list[Panel] = []
     rule, unsure = "", []

@@ -129,7 +129,7 @@ def of_table(table: Table) -> list[Headline]:
         if column.is_difference:
             one = found.pop()
             found.append(Headline(one.title, one.value, one.spread, cell))
-        else:
+        elif not column.is_paper:
             found.append(Headline(column.title, cell.value_text, cell.spread_text))
     return found
 
@@ -150,7 +150,10 @@ def _write_whole(path: Path, text: str) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text, encoding="utf-8")
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         unfinished.replace(path)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()

@@ -26,7 +26,9 @@ TEMPLATES = Environment(
 )
 
 _ABSENT = "\u2013 absent from labels and predictions"
+_UNREPORTED = f"{_ABSENT}, or not reported"
 _PARTLY = "* absent in some of the seeds, which are left out"
+_PAPER = "paper: as reported, of its own data, hardware and code"
 _FULL_TINT = 10.0  # a difference of so many points gets the deepest colour
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -39,6 +41,19 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 
 
 @dataclass(frozen=True)
+class Reported:
+    """What a paper reports for a method, in per cent.
+
+    Args:
+        classes: class name to IoU; those without one are left out.
+        mean: of the protocol that the table averages; None where it reports none.
+    """
+
+    classes: Mapping[str, float]
+    mean: float | None = None
+
+
+@dataclass(frozen=True)
 class Row:
     """What one method has reached.
 
@@ -47,11 +62,24 @@ class Row:
         iou: class name to one IoU per seed, each 0 to 1, or NaN where the class is absent. All rows
             list the same seeds in the same order.
         miou: the protocol's mean IoU per seed, 0 to 1.
+        reported: what a paper reports for the method; None shows no column for it.
     """
 
     name: str
     iou: dict[str, list[float]]
     miou: list[float]
+    reported: Reported | None = None
+
+    def reported_of(self, name: str) -> float | None:
+        """A class's reported IoU, NaN where it is left out; None without any report."""
+        return None if self.reported is None else self.reported.classes.get(name, math.nan)
+
+    @property
+    def reported_mean(self) -> float | None:
+        """The reported mean, NaN where there is none; None without any report."""
+        if self.reported is None:
+            return None
+        return math.nan if self.reported.mean is None else self.reported.mean
 
 
 @dataclass(frozen=True)
@@ -108,10 +136,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column: a method, or a method's difference from the first."""
+    """A column: a method, its difference from the first, or what a paper reports for it."""
 
     title: str
     is_difference: bool = False
+    is_paper: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,11 +156,13 @@ class Table:
     """Methods as columns, classes as lines, the protocol's mean below.
 
     Args:
-        columns: each method, and after each but the first its difference from the first.
+        columns: each method, after each but the first its difference from the first, and before
+            it what a paper reports for it.
         lines: one per class.
         average: the mean over the protocol's classes.
         caption: what the numbers are.
         against: what the differences are.
+        paper: what the columns of papers are.
         notes: what the signs in the cells mean.
     """
 
@@ -140,18 +171,25 @@ class Table:
     average: Line
     caption: str
     against: str = ""
+    paper: str = ""
     notes: tuple[str, ...] = ()
 
     @property
     def words(self) -> tuple[str, ...]:
         """What a reader has to be told below the numbers, a sentence each."""
-        return tuple(filter(None, (self.caption, self.against, *self.notes)))
+        return tuple(filter(None, (self.caption, self.against, self.paper, *self.notes)))
 
     def to_rich(self, width: int = 80) -> rich.table.Table:
-        """For the terminal; differences are left out where they would not fit into `width`."""
-        table = _rich(self, differences=True)
-        fits = Console(width=10_000).measure(table).minimum <= width
-        return table if fits else _rich(self, differences=False)
+        """For the terminal; what does not fit into `width` is left out.
+
+        Columns of papers go first, for these can be read elsewhere, then differences.
+        """
+        measure = Console(width=10_000).measure
+        for papers, differences in ((True, True), (False, True)):
+            table = _rich(self, papers=papers, differences=differences)
+            if measure(table).minimum <= width:
+                return table
+        return _rich(self, papers=False, differences=False)
 
     def to_markdown(self) -> str:
         """As a pipe table, with caption and notes below."""
@@ -216,20 +254,41 @@ def iou_table(rows: Sequence[Row], *, protocol: str, classes: Sequence[str]) -> 
         if len(row.miou) != len(rows[0].miou):
             counts = f"{len(row.miou)} seeds against {len(rows[0].miou)}"
             raise SegueError(counts, where=row.name, fix="compare runs over the same seeds")
-    lines = tuple(Line(name, _cells([row.iou[name] for row in rows])) for name in classes)
-    average = Line(f"mIoU (protocol {protocol})", _cells([row.miou for row in rows]))
-    cells = [cell for line in (*lines, average) for cell in line.cells]
-    notes = [_ABSENT] if any(cell.absent for cell in cells) else []
+    lines = tuple(
+        Line(
+            name,
+            _cells([row.iou[name] for row in rows], [row.reported_of(name) for row in rows]),
+        )
+        for name in classes
+    )
+    means = _cells([row.miou for row in rows], [row.reported_mean for row in rows])
+    average = Line(f"mIoU (protocol {protocol})", means)
+    columns, cells = _columns(rows), [cell for line in (*lines, average) for cell in line.cells]
+    papers = [column.is_paper for column in columns] * (len(lines) + 1)
+    unreported = any(cell.absent and of for cell, of in zip(cells, papers, strict=True))
+    notes = [_UNREPORTED if unreported else _ABSENT] if any(cell.absent for cell in cells) else []
     notes += [_PARTLY] if any(cell.partly for cell in cells) else []
-    caption = _caption(len(rows[0].miou))
-    return Table(_columns(rows), lines, average, caption, _against(rows), tuple(notes))
+    return Table(
+        columns,
+        lines,
+        average,
+        _caption(len(rows[0].miou)),
+        _against(rows),
+        _PAPER if any(papers) else "",
+        tuple(notes),
+    )
 
 
 def _columns(rows: Sequence[Row]) -> tuple[Column, ...]:
-    columns = [Column(rows[0].name)]
-    for row in rows[1:]:
-        difference = "difference" if len(rows) == 2 else f"difference, {row.name}"
-        columns += [Column(row.name), Column(difference, is_difference=True)]
+    columns = []
+    for place, row in enumerate(rows):
+        if row.reported is not None:
+            title = "paper" if len(rows) == 1 else f"paper, {row.name}"
+            columns.append(Column(title, is_paper=True))
+        columns.append(Column(row.name))
+        if place:
+            difference = "difference" if len(rows) == 2 else f"difference, {row.name}"
+            columns.append(Column(difference, is_difference=True))
     return tuple(columns)
 
 
@@ -243,12 +302,17 @@ def _against(rows: Sequence[Row]) -> str:
     return f"Difference from {rows[0].name}{paired}" if len(rows) > 1 else ""
 
 
-def _cells(methods: Sequence[Sequence[float]]) -> tuple[Cell, ...]:
-    first = methods[0]
-    cells = [cell(first)]
-    for values in methods[1:]:
-        differences = [value - base for value, base in zip(values, first, strict=True)]
-        cells += [cell(values), cell(differences, signed=True)]
+def _cells(
+    methods: Sequence[Sequence[float]], reported: Sequence[float | None]
+) -> tuple[Cell, ...]:
+    first, cells = methods[0], []
+    for place, (values, paper) in enumerate(zip(methods, reported, strict=True)):
+        if paper is not None:
+            cells.append(Cell(paper))
+        cells.append(cell(values))
+        if place:
+            differences = [value - base for value, base in zip(values, first, strict=True)]
+            cells.append(cell(differences, signed=True))
     return tuple(cells)
 
 
@@ -266,9 +330,14 @@ def cell(values: Sequence[float], *, signed: bool = False) -> Cell:
     return Cell(statistics.fmean(present), spread, signed, partly=len(present) < len(values))
 
 
-def _rich(table: Table, *, differences: bool) -> rich.table.Table:
-    shown = [i for i, c in enumerate(table.columns) if differences or not c.is_difference]
-    words = [table.caption, table.against if differences else "", *table.notes]
+def _rich(table: Table, *, papers: bool, differences: bool) -> rich.table.Table:
+    shown = [
+        index
+        for index, column in enumerate(table.columns)
+        if (differences or not column.is_difference) and (papers or not column.is_paper)
+    ]
+    against, paper = table.against if differences else "", table.paper if papers else ""
+    words = [table.caption, against, paper, *table.notes]
     result = rich.table.Table(
         box=rich.box.SIMPLE,
         show_edge=False,
