@@ -7,6 +7,7 @@ import inspect
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,19 @@ def differs() -> str:
     """Every deviation from a paper with its file."""
     return "".join(
         f"- `{name}`, {link(file)}: {' '.join(text.split())}\n"
-        for file, name, docstring in docstrings()
+        for file, name, docstring in [*docstrings(), *comments()]
         for text in DIFFERS.findall(docstring)
     )
+
+
+def comments() -> list[tuple[Path, str, str]]:
+    """File, name and first comment of every recipe, fragments too."""
+    found = []
+    for path in sorted((ROOT / "src" / "segue" / "recipes").glob("*.yaml")):
+        lines = takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+        text = "\n".join(line.removeprefix("#").removeprefix(" ") for line in lines)
+        found.append((path.relative_to(ROOT), path.stem, text))
+    return found
 
 
 def docstrings() -> list[tuple[Path, str, str]]:

@@ -552,6 +552,26 @@ def test_a_trained_generator_translates(tmp_path):
     assert torch.equal(by_file(source, target), translated)
 
 
+@pytest.mark.parametrize(("width", "blocks"), [(4, 2), (3, 1)])
+def test_a_trained_generator_is_as_wide_and_deep_as_its_file(tmp_path, width, blocks):
+    """A recipe that only names the stage, as the row of an ablation does, cannot know either."""
+    network = generator(width=width, blocks=blocks)
+    path = tmp_path / "cyclegan/networks/to_target.safetensors"
+    save_weights(network, path)
+    # As the authors' files have it.
+    torch.save({f"model.{key}": x for key, x in network.state_dict().items()}, tmp_path / "g.pth")
+    image = torch.rand(1, 3, 16, 20)
+    for name in ("cyclegan", str(tmp_path / "g.pth")):
+        translate = generator_translation(load_from=name, work_dir=tmp_path)
+        assert torch.equal(translate(image, image), network(image))
+
+
+def test_a_file_that_holds_no_generator_is_told(tmp_path):
+    save_weights(nn.Linear(2, 2), tmp_path / "cyclegan/networks/to_target.safetensors")
+    with pytest.raises(SegueError, match="fills 0 of the network's"):
+        generator_translation(load_from="cyclegan", work_dir=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

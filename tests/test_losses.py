@@ -19,10 +19,14 @@ from segue.losses.entropy import MinEnt, self_information
 from segue.models.segmenter import Output
 from segue.networks import NETWORKS
 from segue.phases import Term
+from segue.pseudo_labels import decide, total
+from segue.pseudo_labels.category_adaptive import CategoryAdaptive
+from segue.pseudo_labels.confidence import Confidence
 from segue.recipe import NetworkSettings
 from segue.step import Step
 from segue.tables import build
 from segue.views.generated import Generated
+from segue.views.jittered import Jittered
 
 CLASSES = 4
 
@@ -167,6 +171,61 @@ def test_cross_entropy_term_is_taken_at_the_labels_size(head, factor):
     step = step_of(logits, logits, (5, 6), label=torch.tensor(label))
     expected = cross_entropy_by_hand(factor * upsampled(logits, (5, 6)), label)
     assert number(CrossEntropy(head=head)(step)) == pytest.approx(expected, abs=1e-5)
+
+
+class OfColours(nn.Module):
+    """A segmenter that can be computed by hand: a matrix on the colours of each pixel."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(random(CLASSES, 3, seed=5)).float())
+
+    def forward(self, image):
+        return Output({"main": torch.einsum("cd,bdhw->bchw", self.weight, image)}, {})
+
+    def upsample(self, logits, size):
+        assert logits.shape[2:] == size
+        return logits
+
+
+@pytest.mark.parametrize(
+    "rule", [Confidence(cap=0.9, quantile=0.9), Confidence(cap=0.5), CategoryAdaptive()]
+)
+def test_consistency_and_pseudo_labels(rule):
+    """Equation 5 of coarse-to-fine and 6 of category-adaptive thresholds, for each image divided
+    by its kept pixels: labels and what is kept of T_{i-1} on the clean image, p of T_i on the
+    jittered one or on the clean one itself."""
+    before = [torch.tensor(random(CLASSES, 5, 6, seed=seed)).float().softmax(0) for seed in (6, 7)]
+    counts = []
+    for _ in range(rule.passes):
+        counts.append(total(rule, before, counts))
+    known = rule.settle(counts, CLASSES)
+    label = torch.stack([torch.from_numpy(decide(known, p)).long() for p in before])
+    target = Batch(torch.tensor(random(2, 3, 5, 6, seed=8, scale=0.2) + 0.5).float(), label)
+    views = {"target_seen": Jittered(of="target")}
+    step = Step({"target": target}, {"segmenter": OfColours()}, iteration=3, views=views)
+    weight = step.network("segmenter").weight.detach().double().numpy()
+    found = []
+    for view in ("target_seen", "target"):
+        image = step.view(view).image.double().numpy()
+        images = []
+        for p, one in zip(before, image, strict=True):
+            p, loss, kept = p.double().numpy(), 0.0, 0
+            for y, x in np.ndindex(*p.shape[1:]):
+                guess, measured = p[:, y, x].argmax(), p[:, y, x].max()
+                limit = known.thresholds[guess]
+                if isinstance(rule, CategoryAdaptive):
+                    measured = sum(v * math.log(v) for v in p[:, y, x])
+                    limit = -limit
+                if measured > limit:
+                    scores = weight @ one[:, y, x]
+                    loss -= scores[guess] - math.log(sum(math.exp(v) for v in scores))
+                    kept += 1
+            assert 0 < kept < p[0].size
+            images.append(loss / kept)
+        found.append(number(CrossEntropy(view=view)(step)))
+        assert found[-1] == pytest.approx(sum(images) / len(images), abs=1e-5)
+    assert found[0] != pytest.approx(found[1], abs=1e-3), "the jitter is seen"
 
 
 def test_self_information():

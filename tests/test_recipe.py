@@ -177,6 +177,43 @@ def test_recipes_at_paper_scale_carry_their_papers_numbers(name):
     assert set(reported) <= set(recipe.protocols)
 
 
+# Cells that do not average to the mean that stands beside them: the papers' own slips.
+SLIPS = {("category-adaptive-gta5", "19"): 50.13, ("grouping-synthia", "13"): 59.64}
+
+
+@pytest.mark.parametrize("name", REPORTED)
+def test_cells_of_a_papers_table_average_to_its_mean(name):
+    recipe = load(name)
+    space, cells = recipe.classes(), recipe.paper.classes
+    assert bool(cells) != name.startswith("adaptsegnet-single"), "no paper here repeats its cells"
+    assert set(cells) <= set(space.classes)
+    for protocol, reported in recipe.paper.reported.items() if cells else ():
+        members = [cells[space.classes[one]] for one in space.protocol(protocol)]
+        mean = SLIPS.get((name, protocol), reported)
+        assert sum(members) / len(members) == pytest.approx(mean, abs=0.1), protocol
+
+
+def test_cbsts_figures_are_where_their_recipes_say():
+    """Tables 1 and 2 of local alignment compare, its 3 and 4 are its own ablations."""
+    for pair, number in (("gta5", 2), ("synthia", 1)):
+        where = load(f"cbst-{pair}").paper.where
+        assert where.startswith(f"as repeated in table {number} of Cicek")
+
+
+def test_table_4_of_coarse_to_fine_is_three_tables():
+    """As its first column has them: image alignment, scheme, pseudo-labels."""
+    ablations = load("coarse-to-fine-gta5").ablations
+    found = {
+        name: [row.reported["19"] for row in ablations[name].rows.values()]
+        for name in ("alignment", "schemes", "pseudo_labels")
+    }
+    assert found == {
+        "alignment": [52.0, 54.5, 56.1],
+        "schemes": [44.5, 43.3, 47.3],
+        "pseudo_labels": [53.3, 56.1],
+    }
+
+
 @pytest.mark.parametrize("name", [name for name in shipped() if name not in REPORTED])
 def test_recipes_that_nobody_reported_claim_nothing(name):
     assert load(name).paper is None
@@ -223,6 +260,7 @@ def test_recipes_at_paper_scale_say_what_the_systems_share(name):
         for key, network in stage.networks.items():
             if key != "segmenter":
                 assert network.optimiser == {"kind": "adam", "lr": 1e-4, "betas": [0.9, 0.99]}
+                assert network.schedule == segmenter.schedule, "the same polynomial decay"
         crops = "ap-ci" in name
         assert bool(stage.source.augment) == crops, "no flips, no scaling"
 
@@ -234,6 +272,32 @@ def test_local_alignment_differs_from_advent_by_its_patch_alone():
         patch = ours["terms"]["alignment"].pop("patch")
         assert ours == theirs
         assert patch == {"demo": 64, "carla": 96}.get(pair, 256)
+
+
+@pytest.mark.parametrize("pair", [*PAIRS, "demo", "carla"])
+def test_local_alignments_baselines_are_recipes_of_their_own(pair):
+    """Tables 3 and 4 of its paper: each row is what the recipe of that name trains, and its figures
+    are what that recipe carries, at the paper's scale."""
+    name = f"local-alignment-{pair}"
+    ablation = load(name).ablations["baselines"]
+    of = name if pair in PAIRS else "local-alignment-gta5"
+    assert (ablation.of, ablation.where) == (of, "table 3" if pair == "synthia" else "table 4")
+    names = {"source only": "source-only", "AP-CI": "ap-ci", "AGP-GI": "advent-single"}
+    names["ALP-GI"] = "local-alignment"
+    assert list(ablation.rows) == list(names)
+    for row, other in names.items():
+        told, whole = ablation.rows[row], load(f"{other}-{pair}")
+        assert load(name, told.settings).stages == whole.stages
+        assert told.reported == load(f"{other}-{pair if pair in PAIRS else 'gta5'}").paper.reported
+
+
+@pytest.mark.parametrize("pair", [*PAIRS, "demo", "carla"])
+def test_local_alignments_patches_go_up_to_the_whole_map(pair):
+    name = f"local-alignment-{pair}"
+    rows = load(name).ablations["patches"].rows
+    stages = [load(name, row.settings).stages["train"] for row in rows.values()]
+    patches = [stage.terms["alignment"].arguments.get("patch") for stage in stages]
+    assert patches == [32, 64, 128, *([256, 512] if pair in PAIRS else []), None]
 
 
 # The systems at their papers' scale.
@@ -263,6 +327,19 @@ def test_cyclegan_is_bdls(pair):
 
 
 @pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("row", ["CycleGAN"])
+def test_cyclegan_sees_one_image_an_update_whatever_its_system_does(pair, row):
+    """Coarse-to-fine's own updates are of four."""
+    name = f"coarse-to-fine-{pair}"
+    told = load(name).ablations["alignment"].rows[row]
+    ours = load(name, told.settings, below=told.below).stages["cyclegan"]
+    bdls = load(f"bdl-{pair}").stages["cyclegan"]
+    seen = [stage.iterations * stage.batch_size * stage.accumulate for stage in (ours, bdls)]
+    assert seen[0] == seen[1]
+    assert ours.accumulate == 1
+
+
+@pytest.mark.parametrize("pair", PAIRS)
 def test_bdl_trains_anew_with_pseudo_labels(pair):
     stages = load(f"bdl-{pair}").stages
     warm_up, train = stages["warm_up"], stages["train"]
@@ -274,6 +351,7 @@ def test_bdl_trains_anew_with_pseudo_labels(pair):
         assert stage.source.data == "translate"
         assert stage.networks["segmenter"].load_from is None, "from the initial weights"
         assert stage.networks["segmenter"].arguments["batch_norm"] == "batch"
+        assert stage.networks["discriminator"].schedule == stage.networks["segmenter"].schedule
     assert (warm_up.target.data, train.target.data) == ("target", "pseudo_labels")
 
 
@@ -287,6 +365,10 @@ def test_fda_has_three_bands(pair):
             assert by == {"kind": "fourier", "beta": beta}
             assert stage.terms["segmentation"].arguments == {"view": "aligned"}
             assert stage.terms["entropy"].weight == 0.005
+            segmenter = stage.networks["segmenter"]
+            assert stage.iterations == 100_000
+            assert segmenter.schedule == {"kind": "poly", "power": 0.9, "over": 150_000}
+            assert segmenter.arguments["batch_norm"] == "batch", "as BDL, whose code it is"
         assert "pseudo_labels" not in first.terms
         assert again.target.data == "pseudo_labels"
     assert stages["pseudo_labels"].models == ["band_1", "band_5", "band_9"]
@@ -356,6 +438,9 @@ def test_grouping_stands_on_bdl(pair):
         assert stage.networks["grouping"].arguments["groups"] == 8
         assert stage.networks["grouping"].optimiser["kind"] == "sgd"
         assert stage.networks["grouping"].optimiser["lr"] == 1e-3
+        assert stage.networks["segmenter"].schedule["over"] == 250_000
+        for other in ("grouping", "discriminator"):
+            assert stage.networks[other].schedule == stage.networks["segmenter"].schedule
 
 
 @pytest.mark.parametrize("pair", PAIRS)

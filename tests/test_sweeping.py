@@ -7,6 +7,7 @@ import pytest
 import tiny
 
 from segue import cli, demonstration, sweeping
+from segue.analysis.sweep_curve import measure
 from segue.demonstration import SYSTEMS, shortened, trained
 from segue.errors import SegueError
 from segue.recipe import TrainStage, load
@@ -87,7 +88,7 @@ def test_rows_are_run_with_every_seed(swept):
         {"row": "+ one round"},
         {"row": "+ jitter"},
     ]
-    assert [point.reported for point in points] == [12.5, 20, None]
+    assert [point.reported for point in points] == [{"19": 12.5}, {"19": 20}, {}]
     assert all(len(point.miou) == 2 for point in points)
     folders = [path.name for path in sorted(work_dir.iterdir()) if path.is_dir()]
     assert folders == ["row___jitter", "row___one_round", "row_nothing"]
@@ -123,13 +124,50 @@ def header_of(recipe, ablation, tmp_path):
 
 @pytest.mark.parametrize("name", ["other", "narrow"])
 def test_figures_of_another_recipe_or_protocol_are_named(mine, tmp_path, name, monkeypatch):
-    monkeypatch.setattr(sweeping, "_score", lambda *_: ("x", 0.5))
+    monkeypatch.setattr(sweeping, "_score", lambda *_: {"x": 0.5})
     header = header_of(mine.with_name(f"{name}.yaml"), "parts", tmp_path)
     assert header.endswith("| reported, table 9, for mine (protocol 19) |")
 
 
+def test_a_paper_with_two_protocols_has_a_column_of_each(mine, tmp_path, monkeypatch):
+    """As tables 1 and 3 of local alignment have: 16 and 13 classes."""
+    text = "base: mine.yaml\nname: mine\nprotocols: [16, 13]\nablations: {parts: {rows: "
+    text += '{nothing: {reported: {"19": null, "16": 31.95, "13": 36.86}},'
+    text += ' + one round: {reported: {"19": null, "16": 44.84}}}}}\n'
+    two = mine.with_name("two.yaml")
+    two.write_text(text)
+    monkeypatch.setattr(sweeping, "_score", lambda *_: {"16": 0.5, "13": 0.6, "x": 0.7})
+    sweep(str(two), ["stages.rounds.repeat=0"], ablation="parts", seeds=2, work_dir=tmp_path)
+    lines = (tmp_path / "sweep.md").read_text().splitlines()
+    assert lines[0] == (
+        "| row | mIoU (protocol 16) | mIoU (protocol 13) | reported, table 9 (protocol 16) "
+        "| reported, table 9 (protocol 13) |"
+    )
+    assert lines[2] == "| nothing | 50.0 \u00b1 0.0 | 60.0 \u00b1 0.0 | 31.95 | 36.86 |"
+    assert lines[3] == "| + one round | 50.0 \u00b1 0.0 | 60.0 \u00b1 0.0 | 44.84 |  |"
+    assert (tmp_path / "sweep.csv").read_text().startswith("row,seed,miou\nnothing,0,0.5\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "ablation", "setting", "values"),
+    [
+        ("grouping-gta5", "groups", "groups", [1, 2, 4, 8, 16]),
+        ("local-alignment-gta5", "patches", "patch", [32, 64, 128, 256, 512, None]),
+    ],
+)
+def test_a_papers_curve_is_drawn_of_its_ablation(
+    name, ablation, setting, values, tmp_path, monkeypatch
+):
+    """Grouping's figure 6 and local alignment's 8a: `segue analyse k-sweep` and `patch-sweep`."""
+    monkeypatch.setattr(sweeping, "_score", lambda *_: {"19": 0.5})
+    sweep(name, [], ablation=ablation, seeds=2, work_dir=tmp_path)
+    found = measure(tmp_path, setting)
+    assert [one.value for one in found] == values
+    assert all(one.scores == (50.0, 50.0) for one in found)
+
+
 def test_without_figures_there_is_no_column(mine, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweeping, "_score", lambda *_: ("x", 0.5))
+    monkeypatch.setattr(sweeping, "_score", lambda *_: {"x": 0.5})
     assert header_of(mine, "unreported", tmp_path) == "| row | mIoU (protocol x) |"
     assert (tmp_path / "sweep.md").read_text().splitlines()[-1] == "| nothing | 50.0 |"
 
@@ -158,7 +196,7 @@ def test_it_goes_on_where_it_was_stopped(mine, swept, tmp_path, monkeypatch):
 
 def test_settings_are_laid_over_every_row(mine, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(sweeping, "_score", lambda recipe, *_: seen.append(recipe) or ("19", 0.1))
+    monkeypatch.setattr(sweeping, "_score", lambda recipe, *_: seen.append(recipe) or {"19": 0.1})
     settings = ["templates.train.iterations=3", "stages.first.source.size=[64, 32]"]
     sweep(str(mine), settings, ablation="parts", work_dir=tmp_path)
     assert [recipe.stages["first"].iterations for recipe in seen] == [3, 3, 3]

@@ -125,8 +125,8 @@ def _replaced(
 def expand_like(settings: dict[str, Any], merge: Merge, settle: Settle) -> None:
     """Lays a stage with `like: OTHER` over that template or earlier stage; drops the templates.
 
-    A template may be like an earlier template. `settle` is given the merged stage and its own
-    settings.
+    A template may be like an earlier template. `settle` is given a merged stage and its own
+    settings; a template is no stage yet.
     """
     templates = settings.pop("templates", None) or {}
     if not isinstance(templates, dict):
@@ -144,5 +144,6 @@ def expand_like(settings: dict[str, Any], merge: Merge, settle: Settle) -> None:
                 if isinstance(seen[other], dict):
                     own = {one: value for one, value in stage.items() if one != "like"}
                     stages[name] = merge(seen[other], own)
-                    settle(stages[name], own)
+                    if key == "stages":
+                        settle(stages[name], own)
             seen[name] = stages[name]

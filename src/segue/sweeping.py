@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,22 +37,43 @@ class Point:
         choice: value by key.
         settings: `key=value` that make it.
         below: recipes that it is laid over.
-        reported: what a paper reports for it, in per cent; None where nothing.
+        value: the one setting by which the rows of a table differ, where they do by one.
+        reported: what a paper reports for it by protocol, in per cent.
         miou: one per seed, 0 to 1, of the headline protocol.
+        others: the same of further protocols, by name.
     """
 
     choice: dict[str, Any]
     settings: list[str]
     below: list[str] = field(default_factory=list)
-    reported: float | None = None
+    value: dict[str, Any] = field(default_factory=dict)
+    reported: dict[str, float] = field(default_factory=dict)
     miou: list[float] = field(default_factory=list)
+    others: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
         """Mean, with the sample standard deviation where there are several seeds, in per cent."""
-        mean = f"{100 * statistics.mean(self.miou):.1f}"
-        spread = 100 * statistics.stdev(self.miou) if len(self.miou) > 1 else None
-        return mean if spread is None else f"{mean} \u00b1 {spread:.1f}"
+        return with_spread(self.miou)
+
+    def add(self, scores: Mapping[str, float]) -> None:
+        """Takes in one seed's mean IoU by protocol, the headline first."""
+        (_, headline), *further = scores.items()
+        self.miou.append(headline)
+        for protocol, score in further:
+            self.others.setdefault(protocol, []).append(score)
+
+
+def with_spread(scores: Sequence[float]) -> str:
+    """Mean, with the sample standard deviation where there are several, in per cent.
+
+    Example:
+        >>> with_spread([0.5])
+        '50.0'
+    """
+    mean = f"{100 * statistics.mean(scores):.1f}"
+    spread = 100 * statistics.stdev(scores) if len(scores) > 1 else None
+    return mean if spread is None else f"{mean} \u00b1 {spread:.1f}"
 
 
 def sweep(
@@ -84,10 +105,10 @@ def sweep(
     title = f"-{ablation}" if ablation else ""
     folder = work_dir or Path("runs") / f"sweep-{Path(name).stem}{title}"
     points = combined(settings)
-    header = ""
+    reported: dict[str, str] = {}
     if ablation is not None:
         points = rows_of(recipe, ablation, settings)
-        header = reported_for(recipe, recipe.ablations[ablation])
+        reported = reported_for(recipe, recipe.ablations[ablation])
     runs = [
         (point, folder / (label(point.choice) or "run") / f"seed_{seed}",
          load(name, [*point.settings, f"seed={seed}"], below=point.below))
@@ -96,11 +117,12 @@ def sweep(
     ]  # fmt: skip
     if cluster is not None:
         run_all([(one, where) for _, where, one in runs], cluster, folder / JOBS, console)
-    protocol = ""
+    headline = ""
     for point, where, one in runs:
-        protocol, score = _score(one, where, console) if cluster is None else _found(where)
-        point.miou.append(score)
-    table = _table(points, protocol, header)
+        scores = _score(one, where, console) if cluster is None else _found(where)
+        point.add(scores)
+        headline = next(iter(scores))
+    table = _table(points, headline, reported)
     world = World() if cluster is not None else join(runs[0][2].device)
     if world.leads:
         _write(points, folder / FILE)
@@ -114,26 +136,36 @@ def sweep(
 def rows_of(recipe: Recipe, ablation: str, settings: Sequence[str]) -> list[Point]:
     """The rows of one of a recipe's ablations, as in the paper."""
     chosen = choose(recipe.ablations, ablation, where=recipe.name, what="ablation")
+    alone = [dict(setting(text) for text in one.settings) for one in chosen.rows.values()]
+    curve = len(alone) > 1 and all(list(one) == list(alone[0]) for one in alone)
     return [
         Point(
             {"row": row},
             [*one.settings, *settings],
-            one.below,
-            next(iter(one.reported.values()), None),
+            below=one.below,
+            value=value if curve and len(value) == 1 else {},
+            reported=one.reported,
         )
-        for row, one in chosen.rows.items()
+        for (row, one), value in zip(chosen.rows.items(), alone, strict=True)
     ]
 
 
-def reported_for(recipe: Recipe, ablation: Ablation) -> str:
-    """The heading of a paper's figures, which names their recipe where it is another."""
-    protocols = {name for row in ablation.rows.values() for name in row.reported}
-    if not protocols:
-        return ""
-    protocol = next(iter(protocols))
-    same = recipe.name == ablation.of and protocol == recipe.shown_protocols()[0]
-    own = f"reported, {ablation.where}"
-    return own if same else f"{own}, for {ablation.of} (protocol {protocol})"
+def reported_for(recipe: Recipe, ablation: Ablation) -> dict[str, str]:
+    """The headings of a paper's figures by protocol, which say so where they are of another task.
+
+    They are of the same where the recipe is that which they were reported for, and shows them.
+    """
+    found = list(dict.fromkeys(name for row in ablation.rows.values() for name in row.reported))
+    shown = recipe.shown_protocols()
+    headings = {}
+    for protocol in found:
+        heading = f"reported, {ablation.where}"
+        if recipe.name != ablation.of or protocol not in shown:
+            heading += f", for {ablation.of} (protocol {protocol})"
+        elif len(found) > 1:
+            heading += f" (protocol {protocol})"
+        headings[protocol] = heading
+    return headings
 
 
 def combined(settings: Sequence[str]) -> list[Point]:
@@ -185,34 +217,42 @@ def label(shown: dict[str, Any]) -> str:
     return "".join(sign if sign.isalnum() or sign in "-_." else "_" for sign in kept)
 
 
-def _score(recipe: Recipe, where: Path, console: Console | None) -> tuple[str, float]:
+def _score(recipe: Recipe, where: Path, console: Console | None) -> dict[str, float]:
     run(recipe, where, console=console)
     return _found(where)
 
 
-def _found(where: Path) -> tuple[str, float]:
-    """A finished run's headline protocol and its mean IoU."""
-    result = list(evaluations(where).values())[-1]
-    return next(iter(result.miou.items()))
+def _found(where: Path) -> dict[str, float]:
+    """A finished run's mean IoU by protocol, the headline first."""
+    return list(evaluations(where).values())[-1].miou
 
 
 def _write(points: Sequence[Point], path: Path) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*points[0].choice, "seed", "miou"])
+    writer.writerow([*points[0].choice, *points[0].value, "seed", "miou"])
     for point in points:
         for seed, score in enumerate(point.miou):
-            writer.writerow([*point.choice.values(), seed, score])
+            writer.writerow([*point.choice.values(), *point.value.values(), seed, score])
     write_whole(path, lambda file: file.write(text.getvalue().encode()))
 
 
-def _table(points: Sequence[Point], protocol: str, header: str) -> list[list[str]]:
-    """Header and lines; the paper's own figures stand in the last column."""
+def _table(points: Sequence[Point], headline: str, reported: Mapping[str, str]) -> list[list[str]]:
+    """Header and lines; what a paper reports, and under which protocols, stands last.
+
+    Beside the headline stand those protocols of ours that the paper has figures for.
+    """
     keys = [key.removeprefix("stages.") for key in points[0].choice]
-    lines = [[*keys, f"mIoU (protocol {protocol})", *([header] if header else [])]]
+    others = [protocol for protocol in points[0].others if protocol in reported]
+    means = [f"mIoU (protocol {protocol})" for protocol in (headline, *others)]
+    lines = [[*keys, *means, *reported.values()]]
     for point in points:
-        told = [] if not header else ["" if point.reported is None else f"{point.reported:g}"]
-        lines.append([*(str(value) for value in point.choice.values()), point.text, *told])
+        ours = [point.text, *(with_spread(point.others[protocol]) for protocol in others)]
+        theirs = [
+            f"{point.reported[protocol]:g}" if protocol in point.reported else ""
+            for protocol in reported
+        ]
+        lines.append([*(str(value) for value in point.choice.values()), *ours, *theirs])
     return lines
 
 

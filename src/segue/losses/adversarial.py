@@ -65,6 +65,9 @@ class Fool:
 
     AdaptSegNet (CVPR 2018), equation 4; ADVENT (CVPR 2019), equation 6; local alignment
     (ACCV 2020), equation 4, its part for the segmenter: minimised, on logits.
+
+    Differs: equation 4 of local alignment has the segmenter maximise the discriminator's loss of
+    both domains; here, as in ADVENT, the target alone is scored against the source's label.
     """
 
     shown: DiscriminatorInput
@@ -93,6 +96,8 @@ class TellApart:
 
     AdaptSegNet (CVPR 2018), equation 2; ADVENT (CVPR 2019), equation 5; local alignment
     (ACCV 2020), equation 3: source 0, target 1. Records the discriminator's accuracy.
+
+    Differs: the equations sum both domains in full; halves are what their code takes.
     """
 
     shown: DiscriminatorInput

@@ -83,7 +83,8 @@ class TellGroupsApart:
     Cross-domain grouping (AAAI 2021), equation 4: source 0, target 1, summed over groups. Records
     the discriminator's accuracy over all groups.
 
-    Differs: equation 7 has the discriminator maximise this loss, a slip of the sign.
+    Differs: equation 7 has the discriminator maximise this loss, a slip of the sign; and equation 4
+    sums both domains in full, of which each is half here, as in BDL.
     """
 
     shown: GroupsShown

@@ -15,7 +15,13 @@ from segue.step import Step
 class CrossEntropy:
     """Mean of -log p(label) over the labelled pixels of an image, then over images.
 
-    Local alignment (ACCV 2020), equation 1, on logits upsampled to the size of the view.
+    Local alignment (ACCV 2020), equation 1; category-adaptive thresholds (ICASSP 2021), equations 4
+    and 6; coarse-to-fine (CVPR 2021), equation 5, with a jittered view of a target that carries
+    pseudo-labels; on logits upsampled to the size of the view.
+
+    Differs: those equations divide by all pixels, ignored ones too, and equation 5 is a sum; here
+    the mean is over labelled pixels, as in the code that all of them build on, so that the weight
+    means the same however many pixels are kept.
 
     Args:
         view: which view's labels; its weights, where it has them, scale each pixel.

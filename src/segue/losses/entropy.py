@@ -54,6 +54,9 @@ class RobustEntropy:
     FDA (CVPR 2020), its robust entropy, with the values of its code, whose weight of 0.005 is tuned
     for them. Above eta = 0.5, pixels of high entropy are pushed more than those of low entropy.
 
+    Differs: the paper adds 0.001^2 and leaves entropy in nats; 1e-8 and the division by log C are
+    its code's. That takes entropies at the network's stride, here they are of the upsampled logits.
+
     Args:
         view: whose predictions are made certain.
         head: which head of the segmenter.

@@ -33,7 +33,8 @@ class CategoryTriplet:
 
     Differs: the sum over C of the printed equation is a mean by default, so that the weight means
     the same for any number of classes; `negatives: sum` is the equation as printed, C - 1 times
-    heavier. Classes without a centre are neither negatives nor averaged over.
+    heavier. Classes without a centre are neither negatives nor averaged over. The mean is over the
+    pixels of each image and then over images, where the equation has all images' pixels in one.
 
     Args:
         view: whose labels; any view that has them, such as a target with pseudo-labels.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -10,15 +10,15 @@ from torch import Tensor
 
 from segue.errors import SegueError
 from segue.models.generator import generator
-from segue.models.weights import load_weights
+from segue.models.weights import load_weights, read_weights
 
 
 def generator_translation(
     *,
     load_from: str,
     network: str = "to_target",
-    width: int = 64,
-    blocks: int = 9,
+    width: int | None = None,
+    blocks: int | None = None,
     work_dir: Path,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Redraws source images by a trained generator; the target images are not looked at.
@@ -28,8 +28,8 @@ def generator_translation(
     Args:
         load_from: the train stage that left the generator, or a weights file.
         network: the generator's name in that stage.
-        width: of the generator, as it was trained.
-        blocks: of the generator, as it was trained.
+        width: of the generator; None: as the file has it.
+        blocks: of the generator; None: as the file has it.
         work_dir: where the stages of the recipe lie.
 
     Raises:
@@ -39,8 +39,10 @@ def generator_translation(
     if not left.is_file() and not given.is_file():
         fix = "name an earlier train stage that trains this network, or a weights file"
         raise SegueError(f"no generator {network!r} in {load_from!r}", where="load_from", fix=fix)
-    redraw = generator(width=width, blocks=blocks)
-    load_weights(redraw, left if left.is_file() else given, minimum=1.0)
+    file = left if left.is_file() else given
+    shape = shape_of(read_weights(file))
+    redraw = generator(width=width or shape[0], blocks=blocks or shape[1])
+    load_weights(redraw, file, minimum=1.0)
     redraw.requires_grad_(False).eval()
 
     def translate(source: Tensor, target: Tensor) -> Tensor:
@@ -50,3 +52,15 @@ def generator_translation(
         return translated
 
     return translate
+
+
+def shape_of(weights: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Width and residual blocks of a generator by its weights; CycleGAN's where they show neither.
+
+    Example:
+        >>> shape_of(generator(width=4, blocks=2).state_dict())
+        (4, 2)
+    """
+    first = (len(x) for x in weights.values() if x.ndim == 4 and x.shape[1:] == (3, 7, 7))
+    blocks = {key.partition(".conv_block.")[0] for key in weights if ".conv_block." in key}
+    return next(first, 64), len(blocks) or 9
