@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/results.py demo
     .venv/bin/python benchmarks/results.py carla --data DIR
 
-`layout` and `sweep` only write the tables of the commands that the page names beside them.
+`layout`, `sweep` and `ablation` only write the tables of commands that the page names beside them.
 `demo` needs nothing; `carla` needs the pair in DIR/carla, DIR/camvid and DIR/weights. A row that is
 finished is not run again. With `--jobs 2` two rows run side by side; `--only NAME ...` runs some.
 """
@@ -314,7 +314,7 @@ def write(pair: str, text: str) -> None:
 def main() -> None:
     """Runs and writes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pair", choices=[*sorted(METHODS), "layout", "sweep"])
+    parser.add_argument("pair", choices=[*sorted(METHODS), "layout", "sweep", "ablation"])
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--runs", type=Path, default=Path("runs/results"))
     parser.add_argument("--seeds", type=int, default=3)
@@ -330,6 +330,10 @@ def main() -> None:
         write("sweep", sweep(folder, title))
         title = "mIoU (protocol 10) on CARLA from 440 on, seed 0"
         write("norms", sweep(Path("runs/sweep-decoder-norms"), title))
+        return
+    if chosen.pair == "ablation":
+        folder = Path("runs/sweep-coarse-to-fine-demo-components")
+        write("ablation", (folder / "sweep.md").read_text())
         return
     if chosen.pair == "demo":
         make_worlds(Path("runs/demo/worlds"), None)
