@@ -192,6 +192,8 @@ def test_the_demo_ends_in_a_table_and_a_page(capsys, tmp_path, monkeypatch, syst
     page = (tmp_path / "demo.html").read_text()
     assert page.count("ground truth") >= 2
     assert (system or demonstration.DEFAULT) in page
+    for told in (" ".join(out.split()), " ".join(page.split())):
+        assert ("gains most for its minutes" in told) is (system is None)
     assert "http://" not in page.replace("http://www.w3.org", "")
     begun = time.monotonic()
     assert segue(capsys, *words)[0] == 0

@@ -54,7 +54,7 @@ def demo(
 
     demonstration.run(
         work_dir,
-        system=system or demonstration.DEFAULT,
+        system=system,
         seeds=seeds,
         iterations=iterations,
         console=console(),
