@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 from bench import write
-from plain_steps import PLAIN, SETTINGS
+from plain_steps import PLAIN, SETTINGS, as_torch_has_it
 
 from segue.checking.fit import changed
 from segue.checking.one_step import generated, prepared
@@ -88,6 +88,7 @@ def common(name: str, world: World, **settings: Any) -> Step:
     ]
     for module in training.networks.values():
         module.to(world.device)  # and nothing else, as `Networks.to` would do
+        as_torch_has_it(module)
     step = PLAIN[name](training.networks)
 
     def iteration(_: int) -> None:

@@ -179,7 +179,7 @@ EXPLAINED = (
 )
 SIDES = (192, 256, 384, 512)
 SEVERAL = (10, 19, 38, 76)
-MANY = (10, 20, 40, 80)
+MANY = (20, 50, 100, 200)
 # The work done is that of one image, or of all; the last number says by how many it is divided.
 CURVES = (
     Curve("adversarial step", "pixels", SIDES, lambda n: (adversarial(width=n), 1)),

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from segue.batch import Batch
+from segue.models.batch_norm import BatchNorm2d
 from segue.models.discriminator import discriminator
 from segue.networks import Networks
 
@@ -34,6 +35,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "coarse-to-fine": {"stages.fine_1.views": JITTERED},
     "category-adaptive": {},
 }
+
+
+def as_torch_has_it(network: nn.Module) -> None:
+    """Makes of batch norms that keep nothing those that do."""
+    for part in network.modules():
+        if type(part) is BatchNorm2d:
+            part.__class__ = nn.BatchNorm2d
 
 
 def predicted(networks: Networks, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from rich.console import Console
+from torch import nn
 from typer.testing import CliRunner
 
 from segue import cli, memory
@@ -68,6 +69,22 @@ def test_no_data_and_no_weights_are_needed(tiny_recipe, tmp_path):
     assert shown.splitlines()[0].startswith("source-only-demo on cpu, 1 thread")
     assert "random ones were measured" in " ".join(shown.split())
     assert shown.splitlines()[-1] == "it fits"
+
+
+def test_scales_stay_frozen_where_the_weights_that_freeze_them_are_not_here(tiny_recipe, tmp_path):
+    gone = f"stages.train.networks.segmenter.weights={tmp_path}/gone.pth"
+    recipe = tiny_recipe("source-only-demo", gone)
+    networks, notes = one_step.built(recipe, "train", recipe.stages["train"])
+    assert len(notes) == 1
+    networks.hold(["segmenter"])
+    scales = [
+        parameter
+        for layer in networks["segmenter"].encoder.modules()
+        if isinstance(layer, nn.BatchNorm2d)
+        for parameter in layer.parameters()
+    ]
+    assert scales
+    assert not any(parameter.requires_grad for parameter in scales)
 
 
 def test_stages_that_take_the_same_are_measured_once(tiny_recipe, monkeypatch):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from segue.models import MODELS
+from segue.models.batch_norm import BatchNorm2d
 from segue.models.folding import fold_batch_norms
 
 NETWORKS = {
@@ -31,7 +32,7 @@ def built(settings):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_predictions_stay(name):
     network, image = built(NETWORKS[name]), torch.rand(1, 3, 64, 96).double()
-    norms = sum(type(part) is nn.BatchNorm2d for part in network.modules())
+    norms = sum(type(part) is BatchNorm2d for part in network.modules())
     with torch.no_grad():
         before = network(image)
         fold_batch_norms(network)
@@ -39,7 +40,7 @@ def test_predictions_stay(name):
     for head, logits in before.logits.items():
         scale = logits.abs().max()
         torch.testing.assert_close(after.logits[head] / scale, logits / scale, rtol=0, atol=1e-11)
-    left = sum(type(part) is nn.BatchNorm2d for part in network.modules())
+    left = sum(type(part) is BatchNorm2d for part in network.modules())
     assert left == 0 or name == "activations inside"
     assert norms > left
 
@@ -54,6 +55,6 @@ def test_what_others_read_too_is_left_alone():
     stem.conv1.register_forward_hook(lambda module, _, output: setattr(module, "last", output))
     stem.bn1.register_forward_hook(also)
     fold_batch_norms(network)
-    assert [name for name, one in network.named_modules() if type(one) is nn.BatchNorm2d] == [
+    assert [name for name, one in network.named_modules() if type(one) is BatchNorm2d] == [
         "encoder.model.bn1"
     ]

@@ -155,6 +155,44 @@ def test_tracking_updates_as_torch_does_in_training() -> None:
     assert first.num_batches_tracked == other.num_batches_tracked == 1
 
 
+def kept_and_gradients(network: Segmenter, image: Tensor) -> tuple[int, list[Tensor]]:
+    """Bytes of what a forward pass keeps beside parameters, and the gradients that it leads to."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        kept[x.data_ptr()] = x
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        loss = network(image).logits["main"].square().mean()
+    for parameter in network.parameters():
+        kept.pop(parameter.data_ptr(), None)
+    learnt = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return sum(x.nbytes for x in kept.values()), list(torch.autograd.grad(loss, learnt))
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("mode", ["running", "tracking"])
+def test_frozen_batch_norms_keep_nothing_and_give_the_same_bits(
+    mode: BatchNormMode, half: bool
+) -> None:
+    # With torch's a bottleneck's maps are kept twice: for a convolution, and for a batch norm.
+    thrifty = deeplab_v2_caffe(5, depths=(1, 1, 2, 1), width=4, batch_norm=mode).train()
+    for layer in filter(is_norm, thrifty.modules()):
+        nn.init.normal_(layer.weight)
+        nn.init.normal_(layer.bias)
+    plain = copy.deepcopy(thrifty)
+    for layer in filter(is_norm, plain.modules()):
+        layer.__class__ = nn.BatchNorm2d
+    image = torch.rand(2, 3, 64, 96)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        kept, ours = kept_and_gradients(thrifty, image)
+        more, theirs = kept_and_gradients(plain, image)
+    assert kept < 0.7 * more
+    assert same(ours, theirs)
+    assert same(statistics(thrifty), statistics(plain))
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_several_forwards_before_a_backward(mode: BatchNormMode) -> None:
     network = build("deeplab_v2", batch_norm=mode).train()

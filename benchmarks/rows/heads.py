@@ -58,9 +58,9 @@ ROWS: tuple[Row, ...] = (
         faster=3.5,
         within=1e-5,
         uses={"pseudo-label image": 1},
-        note="One product of matrices is as fast as the processor multiplies: the ratio is that of "
-        "its speed to oneDNN's at dilated convolutions. Differences are shares of the largest "
-        "value.",
+        note="Nine tenths of our time are one product of matrices, as fast as the processor "
+        "multiplies: the ratio is that of its speed to oneDNN's at dilated convolutions. "
+        "Differences are shares of the largest value.",
     ),
     Row(
         name="DeepLab-v2 head, forward and backward, 2048 channels, 65x129, 19 classes",

@@ -114,11 +114,15 @@ def _label_of_one(vote: Vote, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         # To maps of a few pixels torch resizes many classes with another kernel than one.
         best, label = _interpolated(logits, size, vote.align_corners)[0].max(0)
         return label.to(torch.uint8), best
-    maps = (
-        _interpolated(logits[:, number : number + 1], size, vote.align_corners)[0, 0]
-        for number in range(logits.shape[1])
-    )
-    return largest(maps)
+    return largest(_one_by_one(logits, size, vote.align_corners))
+
+
+def _one_by_one(logits: Tensor, size: tuple[int, int], align_corners: bool) -> Iterator[Tensor]:
+    """The resized map of each class of [1, C, h, w], all in the same memory."""
+    resized = logits.new_empty(1, 1, *size)
+    for number in range(logits.shape[1]):
+        one = logits[:, number : number + 1]
+        yield torch.ops.aten.upsample_bilinear2d.out(one, size, align_corners, out=resized)[0, 0]
 
 
 def largest(maps: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
@@ -133,7 +137,7 @@ def largest(maps: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         >>> [one.tolist() for one in largest(torch.tensor([[[0.5, 0.2]], [[0.5, 0.8]]]))]
         [[[0, 1]], [[0.5, 0.800000011920929]]]
     """
-    # `enumerate` would hold on to a map while the next is made.
+    # A map may lie where the one before lay, and `enumerate` would hold on to it.
     following, numbers = iter(maps), count(1)
     best = next(following).clone()
     label = torch.zeros_like(best, dtype=torch.uint8)

@@ -22,6 +22,8 @@ from segue.checking.report import Report
 from segue.checking.stages import build_network, labelled_roles, shown_sizes
 from segue.distributed import World
 from segue.errors import SegueError
+from segue.models import Segmenter
+from segue.models.batch_norm import set_batch_norm
 from segue.networks import Network, Networks
 from segue.recipe import Recipe, TrainStage
 from segue.stages import train
@@ -121,10 +123,21 @@ def built(recipe: Recipe, name: str, stage: TrainStage) -> tuple[Networks, list[
         if network is None:
             raise SegueError(report.problems[0])
         if report.problems or report.warnings:
+            _freeze_as_weights_would(network)
             notes.append(f"{where}: its weights are not here; random ones were measured")
         table[key] = network
         fill(network)
     return Networks(table), notes
+
+
+def _freeze_as_weights_would(network: Network) -> None:
+    """Or the gradients of scales and shifts would be measured, which take half of the memory."""
+    if not isinstance(network.module, Segmenter):
+        return
+    network.module.freeze_affine = True
+    set_batch_norm(network.module, network.module.batch_norm)
+    for group in network.optimiser.param_groups if network.optimiser else []:
+        group["params"] = [one for one in group["params"] if one.requires_grad]
 
 
 def fill(network: Network) -> None:

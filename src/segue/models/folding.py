@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from segue.models.batch_norm import BatchNorm2d
 from segue.models.segmenter import Segmenter
 
 PROBE = 64  # pixels a side
@@ -59,9 +60,10 @@ def _pairs(segmenter: Segmenter) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
             made.append((module, output))
 
     def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        # What derives from it may do more, as timm's with an activation inside.
-        if type(module) is nn.BatchNorm2d and module.track_running_stats:
-            read.append((module, inputs[0]))
+        # What derives from torch's may do more, as timm's with an activation inside.
+        plain = isinstance(module, BatchNorm2d) or type(module) is nn.BatchNorm2d
+        if plain and module.track_running_stats:
+            read.append((cast(nn.BatchNorm2d, module), inputs[0]))
 
     handles = [one.register_forward_hook(after) for one in segmenter.modules()]
     handles += [one.register_forward_pre_hook(before) for one in segmenter.modules()]
