@@ -332,7 +332,7 @@ def main() -> None:
         write("norms", sweep(Path("runs/sweep-decoder-norms"), title))
         return
     if chosen.pair == "ablation":
-        folder = Path("runs/sweep-coarse-to-fine-demo-components")
+        folder = Path("runs/sweep-coarse-to-fine-demo-schemes")
         write("ablation", (folder / "sweep.md").read_text())
         return
     if chosen.pair == "demo":
