@@ -33,6 +33,10 @@ def test_every_page_is_there(site):
     assert "make demo" in (site / "index.html").read_text()
 
 
+def test_nothing_of_what_makes_it_is_in_it(site):
+    assert not [one for one in site.rglob("*") if one.suffix in (".py", ".pyc") and one.is_file()]
+
+
 def test_every_page_is_in_the_navigation(site):
     start = (site / "index.html").read_text()
     for page in DOCS.rglob("*.md"):
