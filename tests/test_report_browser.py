@@ -190,6 +190,45 @@ def test_the_table_sorts_by_mouse_and_keys_and_is_copied(report, watched):
     watched.assert_quiet()
 
 
+@pytest.fixture(scope="module")
+def many_runs(tmp_path_factory):
+    """A page of nine runs: a table wider than most screens, more curves than colours."""
+    values = {c: [v] for c, v in zip(CLASSES, (0.6, 0.9, 0.1), strict=True)}
+    names = [f"local alignment, seed {number}" for number in range(9)]
+    curves = {name: [(0, 2), (9, 1 + place / 9)] for place, name in enumerate(names)}
+    path = tmp_path_factory.mktemp("page") / "many.html"
+    write_page(
+        path,
+        title="nine runs",
+        lead="Nine runs.",
+        table=iou_table([Row(n, values, [0.53]) for n in names], protocol="3", classes=CLASSES),
+        panels=(),
+        legend=list(zip(CLASSES, COLOURS, strict=True)),
+        facts={},
+        curves=curves,
+        curve_axes=("iteration", "loss"),
+    )
+    return path
+
+
+def test_classes_stay_in_sight_where_a_table_is_wide(many_runs, watched):
+    page = watched.page
+    page.set_viewport_size({"width": 700, "height": 700})
+    watched.open(many_runs)
+    at = "document.querySelector('.iou tbody th').getBoundingClientRect().left"
+    before = page.evaluate(at)
+    page.evaluate("document.querySelector('.scroll').scrollLeft = 400")
+    assert page.evaluate("document.querySelector('.scroll').scrollLeft") == 400
+    assert page.evaluate(at) == pytest.approx(before, abs=1)
+
+
+def test_curves_beyond_the_colours_are_broken(many_runs, watched):
+    watched.open(many_runs)
+    dashes = "e => getComputedStyle(e).strokeDasharray + ' ' + getComputedStyle(e).color"
+    drawn = [line.evaluate(dashes) for line in watched.page.query_selector_all("path.line")]
+    assert len(set(drawn)) == len(drawn) == 9
+
+
 @pytest.mark.parametrize("width", [320, 375, 768])
 def test_narrow_screens_do_not_scroll_sideways(report, width, watched):
     watched.page.set_viewport_size({"width": width, "height": 700})
