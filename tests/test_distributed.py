@@ -71,6 +71,18 @@ def one(data, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def three(data, fork_server, tmp_path_factory):
+    """What three processes end with that draw one image each, and one on the joint batch."""
+    out = tmp_path_factory.mktemp("three")
+    short = "stages.train.iterations=6"
+    variants = {"float64": settings(data, *EXACT["float64"], short, "stages.train.batch_size=1")}
+    assert forked.ended(*forked.ranks(3, one_rank.main, out, NAME, variants)) == [0, 0, 0]
+    joint = {"float64 whole": settings(data, *EXACT["float64"], short, "stages.train.batch_size=3")}
+    one_rank.main(out, NAME, joint)
+    return [load(out, "float64", rank) for rank in range(3)], load(out, "float64 whole", 0)
+
+
+@pytest.fixture(scope="module")
 def self_training(data, tmp_path_factory):
     """What two processes end with that translate, label and find centres together."""
     out = tmp_path_factory.mktemp("self_training")
@@ -118,6 +130,15 @@ def test_each_process_draws_its_own_part_of_the_joint_batch(name, two, one):
 def test_two_processes_equal_one_on_the_joint_batch(name, two, one):
     for process in two[name]:
         assert_close(process["networks"], one[name]["networks"])
+
+
+def test_three_processes_equal_one_on_the_joint_batch(three):
+    processes, one = three
+    for process in processes:
+        assert_close(process["networks"], one["networks"])
+    parts = (process["drawn"] for process in processes)
+    for *alone, (joint,) in zip(*parts, one["drawn"], strict=True):
+        assert joint == tuple(name for ((name,),) in alone)
 
 
 @pytest.mark.parametrize("name", EXACT)
