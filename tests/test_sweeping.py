@@ -252,6 +252,9 @@ def test_every_system_has_its_demo_at_the_length_of_source_only():
     lengths = {name: sum(trained(load(f"{name}-demo")).values()) for name in SYSTEMS}
     assert set(lengths.values()) == {sum(trained(load("source-only-demo")).values())}, lengths
     assert demonstration.DEFAULT in SYSTEMS
+    for name in ("source-only", *SYSTEMS):
+        short = shortened(load(f"{name}-demo"), demonstration.ITERATIONS)
+        assert sum(trained(load(f"{name}-demo", short)).values()) == demonstration.ITERATIONS
     for name in SYSTEMS:
         stages = load(f"{name}-demo").stages
         assert all(s.batch_size == 4 for s in stages.values() if isinstance(s, TrainStage))

@@ -47,7 +47,10 @@ def demo(
         typer.Option(help="local-alignment, grouping, coarse-to-fine or category-adaptive"),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="how many seeds each method gets")] = 1,
-    iterations: Annotated[int | None, typer.Option(min=1, help="training length")] = None,
+    iterations: Annotated[
+        int | None,
+        typer.Option(min=1, help="training length; 280, docs/results.md has 420"),
+    ] = None,
 ) -> None:
     """Make two street worlds, train with and without adaptation, show a table and a page."""
     from segue import demonstration
@@ -56,7 +59,7 @@ def demo(
         work_dir,
         system=system,
         seeds=seeds,
-        iterations=iterations,
+        iterations=iterations or demonstration.ITERATIONS,
         console=console(),
     )
 
