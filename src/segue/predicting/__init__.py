@@ -84,14 +84,7 @@ def predict(
     if jobs:
         found |= _predict_images(models, jobs, write, batch=batch, world=world, console=shown)
     for clip in _share(clips, world):
-        try:
-            predict_clip(models, clip, batch=batch, resume=resume, console=shown)
-            found[clip.target] = None
-        except SegueError as wrong:
-            # No decoder's complaint, but the system's: what comes next would not fare better.
-            if isinstance(wrong.__cause__, OSError) and wrong.__cause__.errno is not None:
-                raise
-            found[clip.target] = wrong
+        found[clip.target] = _predict_clip(models, clip, batch=batch, resume=resume, console=shown)
     outcome = {path: error for part in gather(found, world) for path, error in part.items()}
     wanted = [*(job.outputs[0] for job in jobs), *(clip.target for clip in clips)]
     failed = [error for path in wanted if (error := outcome[path]) is not None]
@@ -122,6 +115,20 @@ def tell(written: Sequence[Path], output: Path) -> str:
     if framed:
         parts[-1] = f"frames of {parts[-1]}"
     return f"{' and '.join(parts) or '0 images'} labelled in {output}"
+
+
+def _predict_clip(
+    models: Ensemble, clip: Clip, *, batch: int, resume: bool, console: Console | None
+) -> SegueError | None:
+    """Predicts a video or stream; what was wrong with it, where the next may fare better."""
+    try:
+        predict_clip(models, clip, batch=batch, resume=resume, console=console)
+    except SegueError as wrong:
+        # No decoder's complaint, but the system's: what comes next would not fare better.
+        if isinstance(wrong.__cause__, OSError) and wrong.__cause__.errno is not None:
+            raise
+        return wrong
+    return None
 
 
 def _refuse_mixture(clip: Clip, *, resume: bool) -> None:
