@@ -26,7 +26,7 @@ from segue.model import FILE, read
 from segue.models.sealed import read_sealed
 from segue.models.weights import read_weights
 from segue.running import run
-from segue.stopping import Stopped, listening
+from segue.stopping import Stopped, listening, postponed, received
 from segue.tracking import read_rows
 
 
@@ -134,6 +134,12 @@ class TestSignals:
             assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         finally:
             signal.signal(signal.SIGINT, before)
+
+    def test_a_signal_once_obeyed_ends_nothing_that_comes_after(self):
+        """A notebook whose run was ended trains again, perhaps without listening."""
+        with pytest.raises(Stopped), listening(), postponed():
+            send(signal.SIGTERM)()
+        assert received() == 0
 
     @pytest.mark.slow
     def test_ctrl_c_reaches_the_whole_group_and_the_readers_live_on(self, data, tmp_path):

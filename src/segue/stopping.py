@@ -78,6 +78,7 @@ def listening() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        _heard.number = 0  # it has been obeyed: what this process runs next is not to end by it
 
 
 @contextmanager
