@@ -4,8 +4,9 @@
     .venv/bin/python benchmarks/results.py carla --data DIR
 
 `layout`, `sweep` and `ablation` only write the tables of commands that the page names beside them.
-`demo` needs nothing; `carla` needs the pair in DIR/carla, DIR/camvid and DIR/weights. A row that is
-finished is not run again. With `--jobs 2` two rows run side by side; `--only NAME ...` runs some.
+`demo` needs nothing; `carla` and `carla-native` need the pair in DIR/carla, DIR/camvid and
+DIR/weights. A row that is finished is not run again. With `--jobs 2` two rows run side by side;
+`--only NAME ...` runs some.
 """
 
 from __future__ import annotations
@@ -49,6 +50,14 @@ SYSTEMS = list(NAMES)[:10]
 METHODS = {
     "demo": [*SYSTEMS, "source-only-segformer", "composition-segformer"],
     "carla": [*SYSTEMS, "ceiling"],
+    "carla-native": [*SYSTEMS[:6], "ceiling"],
+}
+HELD_OUT = "mIoU (protocol 10) on CARLA from 440 on, seed 0"
+SWEEPS = {
+    "sweep": (Path("runs/sweep-local-alignment-demo"), "mIoU (protocol 19), seed 0"),
+    "norms": (Path("runs/sweep-decoder-norms"), HELD_OUT),
+    "small": (Path("runs/sweep-small"), HELD_OUT),
+    "native": (Path("runs/sweep-native"), HELD_OUT),
 }
 
 
@@ -66,10 +75,10 @@ def overrides(pair: str, method: str, data: Path) -> list[str]:
     ]
     if method == "ceiling":
         return shared
-    ceiling = load("ceiling-carla").data["validation"]
+    ceiling = load(f"ceiling-{pair}").data["validation"]
     half = {**ceiling, "root": str(camvid)}
     models = scored(load(f"{method}-{pair}"))
-    stage = {"kind": "evaluate", "data": "second_half", "size": [256, 192], "models": models}
+    stage = {"like": "evaluate", "data": "second_half", "models": models}
     return [*shared, f"data.second_half={json.dumps(half)}", f"stages.half={json.dumps(stage)}"]
 
 
@@ -326,10 +335,9 @@ def main() -> None:
         write("layout", layout(Path("runs/layout-shift")))
         return
     if chosen.pair == "sweep":
-        folder, title = Path("runs/sweep-local-alignment-demo"), "mIoU (protocol 19), seed 0"
-        write("sweep", sweep(folder, title))
-        title = "mIoU (protocol 10) on CARLA from 440 on, seed 0"
-        write("norms", sweep(Path("runs/sweep-decoder-norms"), title))
+        for mark, (folder, title) in SWEEPS.items():
+            if (folder / "sweep.csv").is_file():
+                write(mark, sweep(folder, title))
         return
     if chosen.pair == "ablation":
         folder = Path("runs/sweep-coarse-to-fine-demo-schemes")

@@ -266,12 +266,12 @@ def test_recipes_at_paper_scale_say_what_the_systems_share(name):
 
 
 def test_local_alignment_differs_from_advent_by_its_patch_alone():
-    for pair in ("gta5", "synthia", "demo", "carla"):
+    for pair in ("gta5", "synthia", "demo", "carla", "carla-native"):
         local, whole = load(f"local-alignment-{pair}"), load(f"advent-single-{pair}")
         ours, theirs = (one.stages["train"].model_dump() for one in (local, whole))
         patch = ours["terms"]["alignment"].pop("patch")
         assert ours == theirs
-        assert patch == {"demo": 64, "carla": 96}.get(pair, 256)
+        assert patch == {"demo": 64, "carla": 96, "carla-native": 80}.get(pair, 256)
 
 
 @pytest.mark.parametrize("pair", [*PAIRS, "demo", "carla"])
@@ -298,6 +298,24 @@ def test_local_alignments_patches_go_up_to_the_whole_map(pair):
     stages = [load(name, row.settings).stages["train"] for row in rows.values()]
     patches = [stage.terms["alignment"].arguments.get("patch") for stage in stages]
     assert patches == [32, 64, 128, *([256, 512] if pair in PAIRS else []), None]
+
+
+@pytest.mark.parametrize("name", [one for one in shipped() if one.endswith("-native")])
+def test_native_size_changes_what_is_seen_and_the_optimiser_alone(name):
+    native, small = load(name), load(name.removesuffix("-native"))
+    added = native.stages.keys() - small.stages.keys()
+    assert added <= {"translate"}, "colours are aligned on disk instead of on the fly"
+    for key, stage in small.stages.items():
+        ours, theirs = (one.model_dump() for one in (native.stages[key], stage))
+        rates = []
+        for settings in (ours, theirs):
+            for seen in ("size", "source", "target", "views"):
+                settings.pop(seen, None)
+            settings.get("terms", {}).get("alignment", {}).pop("patch", None)
+            trained = settings.get("networks", {}).get("segmenter", {})
+            rates.append((trained.pop("optimiser", None) or {"lr": 0.0})["lr"])
+        assert ours == theirs
+        assert rates[0] / 3e-4 == pytest.approx(rates[1] / 2.5e-3), "later stages learn at half"
 
 
 # The systems at their papers' scale.
