@@ -338,6 +338,8 @@ def main() -> None:
         for mark, (folder, title) in SWEEPS.items():
             if (folder / "sweep.csv").is_file():
                 write(mark, sweep(folder, title))
+            else:
+                print(f"{folder}: no sweep.csv; its table stays as it is")
         return
     if chosen.pair == "ablation":
         folder = Path("runs/sweep-coarse-to-fine-demo-schemes")

@@ -72,7 +72,6 @@ def listening() -> Iterator[None]:
         return
     wanted = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, _hear) for number in wanted}
-    _heard.number = 0
     try:
         yield
     finally:
