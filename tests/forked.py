@@ -4,8 +4,10 @@ That one, multiprocessing's fork server, has no threads, so that what it forks m
 others. It also starts the processes that read images, once it runs.
 """
 
+import contextlib
 import multiprocessing
 import os
+import random
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -89,7 +91,12 @@ def ranks(
 
 
 def free_port() -> int:
-    """A port of this machine that no one listens at."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
+    """A port of this machine that no one listens at, and that no one is given meanwhile.
+
+    The system gives those from 32768 on to whoever connects, as tests side by side do.
+    """
+    chance = random.SystemRandom()  # tests seed the other one, all alike
+    while True:
+        with contextlib.suppress(OSError), socket.socket() as listening:
+            listening.bind(("127.0.0.1", chance.randrange(15000, 32000)))
+            return int(listening.getsockname()[1])

@@ -5,10 +5,10 @@ Processes are forked, not started by torchrun, which would end all of them itsel
 
 import os
 import signal
-import socket
 import traceback
 from pathlib import Path
 
+import forked
 import pytest
 import tiny
 import torch
@@ -35,9 +35,7 @@ SHORT = (
 def processes(data, folder, happen=None, *more):
     """Runs a recipe by two processes; what each said, and how it ended."""
     chosen = recipe.load(NAME, tiny.overrides(NAME, data, *SHORT, *more))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = forked.free_port()
     children = []
     for rank in (0, 1):
         said = folder.with_name(f"{folder.name}.{rank}")
