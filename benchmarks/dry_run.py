@@ -22,12 +22,12 @@ import numpy as np
 from results import markdown, write
 
 from segue.datasets.gta5 import gta5
-from segue.datasets.procedural import write_worlds
 from segue.datasets.synthia import SYNTHIA_IDS
+from segue.demo.worlds import write_worlds
 from segue.recipe import load
-from segue.recipe_files import resolve
-from segue.running import SECONDS
-from segue.stage_settings import TrainStage
+from segue.recipe.files import resolve
+from segue.recipe.schema import TrainStage
+from segue.work_dir import SECONDS
 
 SYSTEMS = ("local-alignment", "grouping", "coarse-to-fine", "category-adaptive")
 PAIRS = ("gta5", "synthia")

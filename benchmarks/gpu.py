@@ -32,9 +32,10 @@ from plain_steps import PLAIN, SETTINGS, as_torch_has_it
 
 from segue.checking.fit import changed
 from segue.checking.one_step import generated, prepared
-from segue.distributed import World
-from segue.recipe import Recipe, TrainStage, load
-from segue.training import iterate
+from segue.recipe import load
+from segue.recipe.recipe import Recipe, TrainStage
+from segue.runtime.processes import World
+from segue.training.loop import iterate
 
 NUMBERS = Path(__file__).parents[1] / "docs" / "gpu.json"
 WARM, ITERATIONS, ROUNDS = 5, 20, 3
@@ -148,9 +149,9 @@ def compared(name: str, world: World) -> dict[str, Any]:
 
 def fed(world: World) -> dict[str, Any]:
     """Local alignment with its loader: how long training waits for it, how busy the GPU is."""
-    from segue import assembly
     from segue.datasets.loading import batches
-    from segue.datasets.procedural import write_worlds
+    from segue.demo.worlds import write_worlds
+    from segue.recipe import build as assembly
 
     root = Path(tempfile.mkdtemp(prefix="segue-gpu-"))
     write_worlds(root / "g", source=IMAGES, target_train=1, target_val=1, size=GTA5)

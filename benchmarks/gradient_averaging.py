@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, distributed, multiprocessing
 
-from segue.distributed import World, average, buckets
 from segue.models import MODELS
+from segue.runtime.processes import World, average, buckets
 
 PAGE = Path(__file__).parents[1] / "docs" / "clusters.md"
 BEGIN, END = "<!-- gradient averaging: begin -->", "<!-- gradient averaging: end -->"

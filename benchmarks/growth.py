@@ -31,16 +31,17 @@ import torch
 from bench import machine, write
 from row import peak
 
-from segue import distributed
 from segue.checking.fit import changed
 from segue.checking.one_step import generated, prepared
-from segue.distributed import World
+from segue.inference.model import FILE, Model
 from segue.label_space import LabelSpace
-from segue.model import FILE, Model
 from segue.models import MODELS
-from segue.recipe import Recipe, TrainStage, load
+from segue.recipe import load
+from segue.recipe.recipe import Recipe, TrainStage
+from segue.runtime import processes as distributed
+from segue.runtime.processes import World
 from segue.stages import STAGES, pseudo_label
-from segue.training import iterate
+from segue.training.loop import iterate
 
 NUMBERS = Path(__file__).parents[1] / "docs" / "growth.json"
 FORK = multiprocessing.get_context("fork")

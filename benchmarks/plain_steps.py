@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from segue.batch import Batch
 from segue.models.batch_norm import BatchNorm2d
 from segue.models.discriminator import discriminator
-from segue.networks import Networks
+from segue.training.networks import Networks
 
 Drawn = list[dict[str, Batch]]
 PlainStep = Callable[[Drawn], None]

@@ -22,13 +22,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from segue.demonstration import make_worlds, minutes_of, trained
-from segue.recipe import EvaluateStage, PseudoLabelStage, Recipe, load
-from segue.report.tables import cell
-from segue.running import SECONDS
-from segue.showing import recipe_of
-from segue.stages.evaluate import Evaluation
-from segue.tracking import read_rows
+from segue.demo.demo import make_worlds, minutes_of, trained
+from segue.inference.evaluation import Evaluation
+from segue.recipe import load
+from segue.recipe.recipe import EvaluateStage, PseudoLabelStage, Recipe
+from segue.report.iou_table import cell
+from segue.storage.whole import read_rows
+from segue.work_dir import SECONDS, recipe_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 NAMES = {

@@ -11,11 +11,12 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from segue.grouping import GROUPINGS
 from segue.losses import LOSSES
+from segue.models.grouping_fit import GROUPINGS
 from segue.pseudo_labels import RULES
-from segue.recipe import Recipe, TrainStage, load
-from segue.recipe_files import shipped
+from segue.recipe import load
+from segue.recipe.files import shipped
+from segue.recipe.recipe import Recipe, TrainStage
 from segue.stages import STAGES
 from segue.translation import TRANSLATIONS
 from segue.views import VIEWS

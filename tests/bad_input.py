@@ -19,8 +19,9 @@ from dataset_files import png, random_image, save_image
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from segue import checkpoint, cli
-from segue.models.sealed import read_sealed, write_sealed
+from segue.cli import commands as cli
+from segue.storage import checkpoint
+from segue.storage.tensors import read_sealed, write_sealed
 
 SIZE = (64, 32)
 GOOD = """\

@@ -14,7 +14,8 @@ import pytest
 import tiny
 import torch
 
-from segue import recipe, stopping
+from segue import recipe
+from segue.runtime import signals as stopping
 
 # How long an example takes is said of the machine, not of the code.
 hypothesis.settings.register_profile("segue", deadline=None)

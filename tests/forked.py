@@ -17,7 +17,13 @@ from pathlib import Path
 from types import ModuleType
 from unittest import mock
 
-PRELOADED = ["segue.running", "segue.predicting", "segue.sweeping", "torch.distributed", "tiny"]
+PRELOADED = [
+    "segue.running.run",
+    "segue.predicting",
+    "segue.running.sweep",
+    "torch.distributed",
+    "tiny",
+]
 SECONDS = 240  # that a process may take
 
 

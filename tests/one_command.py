@@ -2,8 +2,8 @@
 
 from unittest import mock
 
-from segue import cli
-from segue.report import kept
+from segue.cli import commands as cli
+from segue.figures import share_kept as kept
 
 
 def run(commands: list[list[str]]) -> None:

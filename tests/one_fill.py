@@ -6,8 +6,11 @@ from unittest import mock
 
 from test_no_target_labels import SITECUSTOMIZE
 
-from segue import caching, distributed, recipe, running
+from segue import recipe
 from segue.datasets import dataset
+from segue.recipe import fill_cache as caching
+from segue.running import run as running
+from segue.runtime import processes as distributed
 
 
 def fill(settings: Path, out: Path, seconds: float) -> None:

@@ -10,9 +10,10 @@ from unittest import mock
 
 import torch
 
-from segue import distributed, recipe
+from segue import recipe
 from segue.errors import SegueError
-from segue.running import run
+from segue.running.run import run
+from segue.runtime import processes as distributed
 from segue.stages import train
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from segue.cli import app
+from segue.cli.commands import app
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

@@ -26,11 +26,15 @@ from pathlib import Path
 import tiny
 import torch
 
-from segue import checkpoint, model, predicting, recipe, recipe_files, running, stopping
+from segue import predicting, recipe, work_dir
 from segue.errors import SegueError
-from segue.recipe import Recipe, TrainStage
-from segue.report import kept
-from segue.stopping import Stopped
+from segue.figures import figure
+from segue.recipe import files as recipe_files
+from segue.recipe.recipe import Recipe, TrainStage
+from segue.running import run as running
+from segue.runtime import signals as stopping
+from segue.runtime.signals import Stopped
+from segue.storage import checkpoint
 
 SYSTEMS = ("local-alignment", "grouping", "coarse-to-fine", "category-adaptive")
 DEMOS = tuple(
@@ -79,7 +83,7 @@ def main(words: Sequence[str] | None = None) -> None:
 def soak(root: Path, seconds: float, faults: int, seed: int, systems: Sequence[str]) -> int:
     """Runs until the time is up, system after system."""
     begun, rng = time.monotonic(), random.Random(seed)
-    kept.save = lambda *_: None  # half of a second for each picture
+    figure.save = lambda *_: None  # half of a second for each picture
     data = tiny.write_data(root / "data")
     references: dict[str, Reference] = {}
     injected, recovered, lost, runs = Counter(), Counter(), Counter(), 0
@@ -215,7 +219,7 @@ def finished(chosen: Recipe, folder: Path, finish: Callable[[], None]) -> int:
     """Runs a recipe to its end and predicts."""
     running.run(chosen, folder)
     images = [Path(chosen.data["validation"]["root"]) / "leftImg8bit/val"]
-    predicting.predict(model.load(folder), images, folder / "predictions")
+    predicting.predict(work_dir.load(folder), images, folder / "predictions")
     finish()
     return 0
 

@@ -7,8 +7,9 @@ import shutil
 import pytest
 import tiny
 
-from segue import cli, running
 from segue.analysis import ANALYSES
+from segue.cli import commands as cli
+from segue.running import run as running
 
 COLUMNS = {
     "entropy": ["run", "class", "pixels", "mean_entropy"],

@@ -9,7 +9,7 @@ from bad_input import tried, write_project, write_run
 from bad_input_table import GROUPS
 from pages import DOCS
 
-from segue import plugins
+from segue.recipe import plugins
 
 CASES = [(group, bad) for group, cases in GROUPS.items() for bad in cases]
 NAMES = [f"{group}: {bad.what}" for group, bad in CASES]

@@ -18,15 +18,17 @@ import tiny
 import yaml
 from dataset_files import WRITERS, random_image, save_image, write_gta5
 
-from segue import assembly, caching, recipe
-from segue.caching import fill_cache, wanted
+from segue import recipe
 from segue.checking import check
 from segue.datasets import DATASETS, cache, gta5
 from segue.datasets.cache import cached, fill, locked
 from segue.datasets.files import state
-from segue.distributed import World
 from segue.errors import SegueError
-from segue.running import run
+from segue.recipe import build as assembly
+from segue.recipe import fill_cache as caching
+from segue.recipe.fill_cache import fill_cache, wanted
+from segue.running.run import run
+from segue.runtime.processes import World
 
 SIZE = (10, 6)
 

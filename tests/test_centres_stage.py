@@ -12,14 +12,16 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from segue import assembly, model, recipe
+from segue import recipe
 from segue.batch import Batch
-from segue.datasets.procedural import write_worlds
-from segue.distributed import World
+from segue.demo.worlds import write_worlds
 from segue.errors import SegueError
+from segue.inference import model
 from segue.models import MODELS
 from segue.models.centres import centres as centres_network
 from segue.models.weights import load_weights
+from segue.recipe import build as assembly
+from segue.runtime.processes import World
 from segue.stages import centres
 
 SIZE = (96, 64)

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from segue import checkpoint
+import segue
 from segue.errors import SegueError
+from segue.storage import checkpoint, whole
 
 STATE = {"networks": {"a": {"weight": torch.arange(4000.0)}}, "seed": 3}
 
@@ -87,7 +88,7 @@ def test_nothing_partial_remains_after_an_exception(tmp_path, error):
         raise error
 
     with pytest.raises(type(error)):
-        checkpoint.write_whole(path, write)
+        whole.write_whole(path, write)
     assert files(tmp_path) == ["file.json"]
     assert path.read_bytes() == b"before"
 
@@ -101,13 +102,13 @@ def test_what_cannot_be_saved_leaves_nothing(tmp_path):
 def test_all_that_is_written_goes_through_what_writes_it_whole():
     """But for these, each of which writes elsewhere, flushes and renames by itself."""
     known = {
-        "checkpoint.py": 2,  # what writes whole, and what appends
+        "storage/whole.py": 2,  # what writes whole, and what appends
         "datasets/cache.py": 3,  # a store that grows, how far it is, and its lock
-        "datasets/procedural/writing.py": 1,  # a folder that is put in place
+        "demo/worlds/writing.py": 1,  # a folder that is put in place
         "predicting/kept_labels.py": 1,  # likewise
         "report/page.py": 1,
     }
-    home = Path(checkpoint.__file__).parent
+    home = Path(segue.__file__).parent
     writes = re.compile(r"""\.(write_text|write_bytes)\(|\bopen\([^()]*?"[rwax+b]*[wax+][b+]*\"""")
     found = {
         path.relative_to(home).as_posix(): len(writes.findall(path.read_text()))
@@ -125,7 +126,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path):
         file.flush()
         seen.append(path.exists())
 
-    checkpoint.write_whole(path, write)
+    whole.write_whole(path, write)
     assert seen == [False]
     assert path.read_bytes() == b"x" * 100
 
@@ -159,7 +160,7 @@ def test_a_full_disk_as_torchs_own_writer_tells_it(tmp_path):
         raise RuntimeError("[enforce fail at inline_container.cc:672] . file write failed")
 
     with pytest.raises(SegueError, match=r"no space left.*: 1\.0 MiB are needed"):
-        checkpoint.write_whole(tmp_path / "x.pt", write)
+        whole.write_whole(tmp_path / "x.pt", write)
     assert files(tmp_path) == []
 
 
@@ -218,7 +219,7 @@ def test_a_damage_of_one_bit_anywhere_is_told(tmp_path):
         broken = bytearray(whole)
         broken[place] ^= 1 << place % 8
         path.write_bytes(broken)
-        with pytest.raises(checkpoint.DamagedError, match=r"is damaged|cannot be read"):
+        with pytest.raises(whole.DamagedError, match=r"is damaged|cannot be read"):
             checkpoint.load(path)
 
 
@@ -226,7 +227,7 @@ def test_without_its_seal_it_is_damaged(tmp_path):
     checkpoint.save(tmp_path, 1, STATE)
     path = checkpoint.path_of(tmp_path, 1)
     path.write_bytes(path.read_bytes()[: -checkpoint._SEALED])
-    with pytest.raises(checkpoint.DamagedError, match="its checksum is not that of its contents"):
+    with pytest.raises(whole.DamagedError, match="its checksum is not that of its contents"):
         checkpoint.load(path)
 
 

@@ -11,8 +11,10 @@ import pytest
 import tiny
 from PIL import Image
 
-from segue import cli, demonstration, tracking
+from segue.cli import commands as cli
+from segue.demo import demo as demonstration
 from segue.errors import SegueError
+from segue.training import tracker as tracking
 
 
 def segue(capsys, *words):

@@ -29,11 +29,15 @@ from pages import (
 )
 from typer.testing import CliRunner
 
-# Those that bind `recipe.load` are here so that none does while it is replaced.
-from segue import demonstration, recipe, running, showing, sweeping  # noqa: F401
+from segue import recipe
 from segue.analysis import layout_shift_command
-from segue.cli import app
-from segue.recipe_files import shipped
+from segue.cli import listing as showing  # noqa: F401
+from segue.cli.commands import app
+
+# Those that bind `recipe.load` are here so that none does while it is replaced.
+from segue.recipe.files import shipped
+from segue.running import run as running
+from segue.running import sweep as sweeping
 
 pytestmark = pytest.mark.slow
 

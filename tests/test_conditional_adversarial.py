@@ -20,10 +20,12 @@ from segue.losses.grouping import GroupConsistency, Groups
 from segue.models.conditional_discriminator import conditional_discriminator, fold
 from segue.models.grouping import KMeansGrouping, grouping
 from segue.models.segmenter import Output
-from segue.networks import Network, Networks, adam, sgd
-from segue.phases import Weighted, usual_phases
-from segue.step import Step
-from segue.training import Training, backward
+from segue.training.loop import backward
+from segue.training.networks import Network, Networks
+from segue.training.optimisers import adam, sgd
+from segue.training.phases import Weighted, usual_phases
+from segue.training.state import Training
+from segue.training.step import Step
 
 CLASSES, GROUPS, SIZE = 4, 3, (36, 40)
 WIDTHS = (6, 5, 4, 3)

@@ -9,9 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from segue import distributed, tables
+from segue import parts as tables
 from segue.batch import Batch
-from segue.distributed import World
 from segue.errors import SegueError
 from segue.losses.translation import (
     Cycle,
@@ -26,11 +25,15 @@ from segue.models.generator import generator
 from segue.models.patch_discriminator import patch_discriminator
 from segue.models.segmenter import Output
 from segue.models.weights import save_weights
-from segue.networks import OPTIMISERS, SCHEDULES, Network, Networks
-from segue.phases import Weighted, usual_phases
-from segue.step import Step
-from segue.tracking import Tracker
-from segue.training import Follower, Training, train
+from segue.runtime import processes as distributed
+from segue.runtime.processes import World
+from segue.training.loop import train
+from segue.training.networks import Network, Networks
+from segue.training.optimisers import OPTIMISERS, SCHEDULES
+from segue.training.phases import Weighted, usual_phases
+from segue.training.state import Follower, Training
+from segue.training.step import Step
+from segue.training.tracker import Tracker
 from segue.translation.generator import generator_translation
 from segue.views.generated import Generated
 from segue.views.image_pool import ImagePool

@@ -34,17 +34,21 @@ from pages import (
 )
 from typer.testing import CliRunner
 
-# Those that bind `recipe.load` are here so that none does while it is replaced.
-from segue import demonstration, recipe, recipe_files, running, showing, sweeping  # noqa: F401
+from segue import recipe
 from segue.analysis import layout_shift, layout_shift_command  # noqa: F401
-from segue.cli import app
-from segue.datasets import procedural
+from segue.cli import listing as showing  # noqa: F401
+from segue.cli.commands import app
+
+# Those that bind `recipe.load` are here so that none does while it is replaced.
+from segue.demo import worlds as procedural
 from segue.errors import SegueError
 from segue.losses import LOSSES
 from segue.models.batch_norm import Mode
-from segue.recipe import PhaseSettings
+from segue.recipe import files as recipe_files
+from segue.recipe.recipe import PhaseSettings
+from segue.running import run as running
 from segue.stages import STAGES
-from segue.tracking import read_rows
+from segue.storage.whole import read_rows
 
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 OWN_LOSS = "maximum_squares"

@@ -16,16 +16,17 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import segue
-from segue import model, running
-from segue.cli import app
+from segue.cli.commands import app
 from segue.errors import SegueError
 from segue.exporting import export, hub_folder
 from segue.exporting.card import escaped
 from segue.exporting.resizing import resized
+from segue.inference import model
+from segue.inference.model import Ensemble, Model
+from segue.inference.prediction import Prediction
 from segue.label_space import CITYSCAPES, LabelSpace
-from segue.model import Ensemble, Model
 from segue.models import MODELS
-from segue.notebook import Prediction
+from segue.running import run as running
 
 V2 = {"kind": "deeplab_v2", "backbone": "test_resnet", "second_head": True}
 # Without aligned corners sizes are padded, and logits sampled anew.

@@ -18,16 +18,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_resume import NAME, SHORT, SMALL, assert_same_files
 
-from segue import checkpoint, cli, recipe, training
-from segue.distributed import World
+from segue import recipe
+from segue.cli import commands as cli
 from segue.errors import SegueError
-from segue.locking import locked
-from segue.model import FILE, read
-from segue.models.sealed import read_sealed
+from segue.inference.model import FILE, read
 from segue.models.weights import read_weights
-from segue.running import run
-from segue.stopping import Stopped, listening, postponed, received
-from segue.tracking import read_rows
+from segue.running.run import run
+from segue.runtime.processes import World
+from segue.runtime.signals import Stopped, listening, postponed, received
+from segue.storage import checkpoint
+from segue.storage.lock import locked
+from segue.storage.tensors import read_sealed
+from segue.storage.whole import read_rows
+from segue.training import loop as training
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +111,7 @@ class TestSignals:
             run(tiny_recipe(NAME, *SHORT), tmp_path)
 
     def test_who_insists_is_heard_at_once(self, at_iteration, tiny_recipe, tmp_path, monkeypatch):
-        monkeypatch.setattr("segue.stopping.INSIST", 0.0)
+        monkeypatch.setattr("segue.runtime.signals.INSIST", 0.0)
         at_iteration(3, lambda: [send(signal.SIGINT)() for _ in range(2)])
         with pytest.raises(Stopped, match="SIGINT: stopped; the same command"):
             run(tiny_recipe(NAME, *SHORT), tmp_path)
@@ -117,7 +120,7 @@ class TestSignals:
     def test_between_stages_it_is_heard_at_once(
         self, monkeypatch, uninterrupted, tiny_recipe, tmp_path
     ):
-        evaluate = "segue.stages.evaluate.evaluate"
+        evaluate = "segue.inference.evaluation.evaluate"
         with monkeypatch.context() as patch:
             patch.setattr(evaluate, lambda *_, **__: send(signal.SIGTERM)())
             with pytest.raises(Stopped, match="SIGTERM: stopped"):

@@ -11,13 +11,14 @@ from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
-from segue import cli, memory
 from segue.checking import fit, one_step
 from segue.checking.fit import GIB, OUT_OF_MEMORY, Measured, alike, changed, changes
-from segue.distributed import World
+from segue.cli import commands as cli
 from segue.errors import SegueError
-from segue.stage_settings import TrainStage
-from segue.training import Training
+from segue.recipe.schema import TrainStage
+from segue.runtime import memory
+from segue.runtime.processes import World
+from segue.training.state import Training
 
 GOOD = Measured("cpu", 16 * GIB, 4 * GIB, 3.6)
 FULL = Measured("cpu", 16 * GIB, fault=OUT_OF_MEMORY)
@@ -240,7 +241,7 @@ def test_the_command(tiny_recipe, monkeypatch, tmp_path):
 
 
 def test_training_itself_says_so(monkeypatch, tmp_path):
-    import segue.training as loop
+    import segue.training.loop as loop
 
     class Silent:
         def begin(self, start): ...

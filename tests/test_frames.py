@@ -16,17 +16,18 @@ from dataset_files import random_image, save_image
 from PIL import Image
 from rich.console import Console
 
-from segue import model, stopping
-from segue.distributed import World
+from segue import work_dir
 from segue.errors import SegueError
+from segue.inference.model import Ensemble, Model
 from segue.label_space import CITYSCAPES
-from segue.model import Ensemble, Model
 from segue.models import MODELS
 from segue.predicting import clips, frames, kinds, plan, predict
 from segue.predicting.frames import opened
 from segue.predicting.kept_labels import KeptLabels
 from segue.predicting.piped import images_in
 from segue.predicting.sources import source_of, streamed
+from segue.runtime import signals as stopping
+from segue.runtime.processes import World
 
 NETWORK = {"kind": "deeplab_v2", "backbone": "test_resnet", "weights": None}
 SIZE = (64, 48)
@@ -50,7 +51,7 @@ def trained(tmp_path_factory):
     segmenter = MODELS["deeplab_v2"](19, backbone="test_resnet")
     file = tmp_path_factory.mktemp("model") / "model.safetensors"
     Model(segmenter, CITYSCAPES, (64, 32), NETWORK, {"main": 1.0}).save(file)
-    return model.load(file)
+    return work_dir.load(file)
 
 
 @pytest.fixture

@@ -10,13 +10,14 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from segue import assembly, checkpoint
-from segue.datasets.made import image_paths, label_paths
+from segue.datasets.derived import image_paths, label_paths
 from segue.datasets.reading import read_image, read_raw_label
+from segue.figures import share_kept as kept
+from segue.inference.evaluation import Evaluation
 from segue.label_space import IGNORE
-from segue.model import load as load_model
-from segue.networks import Networks
-from segue.recipe import (
+from segue.recipe import build as assembly
+from segue.recipe.files import _read, shipped
+from segue.recipe.recipe import (
     CentresStage,
     EvaluateStage,
     GroupsStage,
@@ -25,12 +26,12 @@ from segue.recipe import (
     TrainStage,
     TranslateStage,
 )
-from segue.recipe_files import _read, shipped
-from segue.report import kept
-from segue.running import run
-from segue.stages.evaluate import Evaluation
+from segue.running.run import run
 from segue.stages.train import load_from
-from segue.tracking import read_rows
+from segue.storage import checkpoint
+from segue.storage.whole import read_rows
+from segue.training.networks import Networks
+from segue.work_dir import load as load_model
 
 
 @pytest.fixture(autouse=True)

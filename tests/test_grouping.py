@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from segue.batch import Batch
 from segue.errors import SegueError
-from segue.grouping import GROUPINGS
 from segue.losses.cross_entropy import CrossEntropy
 from segue.losses.grouping import (
     ClassEquivalence,
@@ -31,11 +30,14 @@ from segue.models.grouping import (
     grouping,
     k_means_grouping,
 )
+from segue.models.grouping_fit import GROUPINGS
 from segue.models.segmenter import Output
-from segue.networks import Network, Networks, sgd
-from segue.phases import Weighted, usual_phases
-from segue.step import Step
-from segue.training import Training, backward
+from segue.training.loop import backward
+from segue.training.networks import Network, Networks
+from segue.training.optimisers import sgd
+from segue.training.phases import Weighted, usual_phases
+from segue.training.state import Training
+from segue.training.step import Step
 
 CLASSES, GROUPS = 4, 3
 LOSSES = (GroupConsistency, GroupOrthogonality, ClassEquivalence)

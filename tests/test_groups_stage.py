@@ -9,15 +9,17 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from segue import assembly, model, recipe
-from segue.datasets.procedural import write_worlds
-from segue.distributed import World
+from segue import recipe
+from segue.demo.worlds import write_worlds
 from segue.errors import SegueError
-from segue.grouping import GROUPINGS
+from segue.inference import model
 from segue.losses.grouping import GroupOrthogonality
 from segue.models import MODELS
 from segue.models.grouping import dff_grouping, k_means_grouping
+from segue.models.grouping_fit import GROUPINGS
 from segue.models.weights import load_weights
+from segue.recipe import build as assembly
+from segue.runtime.processes import World
 from segue.stages import groups
 from segue.stages.train import weights_file
 

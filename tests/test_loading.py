@@ -17,18 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from segue.datasets.augmentation import (
-    colour_jitter,
-    flip,
-    random_crop,
-    random_scale,
-)
+from segue.datasets.augmentation import colour_jitter, flip, random_crop, random_scale
 from segue.datasets.dataset import Dataset, Item, id_table
 from segue.datasets.loading import Role, batches
 from segue.datasets.sampling import index_at, positions, seed_for
-from segue.datasets.workers import available_cores, default_workers, training_threads
 from segue.errors import SegueError
 from segue.label_space import CITYSCAPES
+from segue.runtime.cores import available_cores, default_workers, training_threads
 
 IDENTITY = id_table({i: i for i in range(19)}, CITYSCAPES)
 

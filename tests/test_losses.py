@@ -17,14 +17,14 @@ from segue.losses.adversarial import DiscriminatorInput, adversarial, domain_los
 from segue.losses.cross_entropy import CrossEntropy, cross_entropy
 from segue.losses.entropy import MinEnt, self_information
 from segue.models.segmenter import Output
-from segue.networks import NETWORKS
-from segue.phases import Term
+from segue.models.table import NETWORKS
+from segue.parts import build
 from segue.pseudo_labels import decide, total
 from segue.pseudo_labels.category_adaptive import CategoryAdaptive
 from segue.pseudo_labels.confidence import Confidence
-from segue.recipe import NetworkSettings
-from segue.step import Step
-from segue.tables import build
+from segue.recipe.recipe import NetworkSettings
+from segue.training.phases import Term
+from segue.training.step import Step
 from segue.views.generated import Generated
 from segue.views.jittered import Jittered
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from dataset_files import random_image, save_image
 
-from segue import assembly
 from segue.datasets.dataset import Dataset, Item, id_table
-from segue.datasets.made import image_paths, label_paths, pseudo_labelled, translated
+from segue.datasets.derived import image_paths, label_paths, pseudo_labelled, translated
 from segue.errors import SegueError
 from segue.label_space import CITYSCAPES, IGNORE
+from segue.recipe import build as assembly
 from segue.recipe import load
 
 

@@ -10,10 +10,10 @@ from PIL import Image
 
 from segue.datasets import cityscapes
 from segue.errors import SegueError
+from segue.inference.confusion_matrix import ConfusionMatrix
+from segue.inference.evaluation import Evaluation, evaluate
+from segue.inference.model import Ensemble
 from segue.label_space import CITYSCAPES, CITYSCAPES_IDS, LabelSpace
-from segue.metrics import ConfusionMatrix
-from segue.model import Ensemble
-from segue.stages.evaluate import Evaluation, evaluate
 
 RAW_IDS = {train: raw for raw, train in CITYSCAPES_IDS.items()}
 TOY = LabelSpace.from_settings("toy", ["a", "b", "c"], protocols={"3": "abc", "2": "ac"})

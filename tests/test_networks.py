@@ -10,17 +10,9 @@ from torch import nn
 
 from segue.errors import SegueError
 from segue.models import MODELS
-from segue.networks import (
-    NETWORKS,
-    OPTIMISERS,
-    SCHEDULES,
-    Network,
-    Networks,
-    constant,
-    parameter_groups,
-    poly,
-    sgd,
-)
+from segue.models.table import NETWORKS
+from segue.training.networks import Network, Networks
+from segue.training.optimisers import OPTIMISERS, SCHEDULES, constant, parameter_groups, poly, sgd
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import sys
 import pytest
 import tiny
 
-from segue.datasets.procedural import write_worlds
+from segue.demo.worlds import write_worlds
 from segue.errors import SegueError
-from segue.running import run
+from segue.running.run import run
 
 NAME = "local-alignment-demo"
 SELF_TRAINING = "coarse-to-fine-demo"

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from segue.checking import check
 from segue.recipe import load
-from segue.recipe_files import shipped
-from segue.stage_settings import TrainStage
+from segue.recipe.files import shipped
+from segue.recipe.schema import TrainStage
 
 LARGE = [name for name in shipped() if name.endswith(("-gta5", "-synthia"))]
 

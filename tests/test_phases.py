@@ -13,16 +13,17 @@ from torch import nn
 from torch.nn import functional
 
 from segue.batch import Batch
-from segue.distributed import World
 from segue.losses.adversarial import adversarial
 from segue.losses.cross_entropy import CrossEntropy
 from segue.losses.entropy import MinEnt
 from segue.models.segmenter import Output
-from segue.networks import Network, Networks
-from segue.phases import Objective, Phase, Weighted, connected, usual_phases
-from segue.step import Step
-from segue.tracking import Tracker
-from segue.training import Training, backward, train
+from segue.runtime.processes import World
+from segue.training.loop import backward, train
+from segue.training.networks import Network, Networks
+from segue.training.phases import Objective, Phase, Weighted, connected, usual_phases
+from segue.training.state import Training
+from segue.training.step import Step
+from segue.training.tracker import Tracker
 
 CLASSES, SIZE = 4, 8
 

@@ -14,13 +14,15 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from segue import model, predicting, stopping
-from segue.cli import app
+from segue import predicting, work_dir
+from segue.cli.commands import app
 from segue.errors import SegueError
+from segue.inference import model
+from segue.inference.model import Ensemble, Model
 from segue.label_space import CITYSCAPES, LabelSpace
-from segue.model import Ensemble, Model
 from segue.models import MODELS
 from segue.predicting import kinds, plan, predict, through_network
+from segue.runtime import signals as stopping
 
 NETWORK = {"kind": "deeplab_v2", "backbone": "test_resnet", "weights": None}
 
@@ -32,7 +34,7 @@ def models(tmp_path_factory):
     segmenter = MODELS["deeplab_v2"](19, backbone="test_resnet")
     folder = tmp_path_factory.mktemp("run") / "train"
     Model(segmenter, CITYSCAPES, (64, 32), NETWORK, {"main": 1.0}).save(folder / model.FILE)
-    return model.load(folder)
+    return work_dir.load(folder)
 
 
 def image_file(path, size=(12, 8), seed=0):

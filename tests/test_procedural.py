@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segue.datasets.procedural import SOURCE, TARGET, World, draw_scene, write_worlds, writing
+from segue.demo.worlds import SOURCE, TARGET, World, draw_scene, write_worlds, writing
 from segue.errors import SegueError
 
 CLASSES = {7, 8, 11, 17, 19, 20, 21, 22, 23, 24, 25, 26, 28, 33}

@@ -25,8 +25,8 @@ from segue.errors import SegueError, printable
 from segue.label_space import CITYSCAPES, IGNORE
 from segue.pseudo_labels import total
 from segue.pseudo_labels.confidence import Confidence
-from segue.recipe_files import setting
-from segue.yaml_text import Dumper, parsed
+from segue.recipe.files import setting
+from segue.recipe.safe_yaml import Dumper, parsed
 
 EXAMPLES = int(os.environ.get("SEGUE_EXAMPLES", "60"))
 few = settings(

@@ -13,15 +13,17 @@ from dataset_files import random_ids, random_image, save_image
 from PIL import Image
 from rich.console import Console
 
-from segue import assembly, model, recipe
-from segue.distributed import World
+from segue import recipe
 from segue.errors import SegueError
+from segue.inference import model
+from segue.inference.model import Ensemble, Model
 from segue.label_space import LabelSpace
-from segue.model import Ensemble, Model
 from segue.models import MODELS
+from segue.parts import build
 from segue.pseudo_labels import RULES, decide, total
+from segue.recipe import build as assembly
+from segue.runtime.processes import World
 from segue.stages import pseudo_label
-from segue.tables import build
 
 CLASSES = ["road", "sky", "car", "tree", "[never]"]
 NETWORK = {"kind": "deeplab_v2", "backbone": "test_resnet", "weights": None, "second_head": True}

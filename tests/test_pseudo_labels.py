@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from segue.errors import SegueError
+from segue.parts import build
 from segue.pseudo_labels import RULES, decide, total
 from segue.pseudo_labels.category_adaptive import CategoryAdaptive
 from segue.pseudo_labels.class_balanced import ClassBalanced
 from segue.pseudo_labels.confidence import Confidence
 from segue.pseudo_labels.outcome import Measured, Outcome, kept_counts, measured_counts
-from segue.tables import build
 
 CLASSES = 5
 

@@ -7,16 +7,18 @@ import torch
 from tiny import ITERATIONS, SIZE
 from torch import nn
 
-from segue import assembly
 from segue.batch import Batch
 from segue.checking.one_step import fill
 from segue.datasets.loading import _one_ahead
 from segue.errors import SegueError
 from segue.models import MODELS
 from segue.models.checkpointing import blocks, checkpoint_blocks
-from segue.networks import Network, Networks, adam, adamw, quicken, sgd
-from segue.recipe import TrainStage
-from segue.training import Training, iterate
+from segue.recipe import build as assembly
+from segue.recipe.recipe import TrainStage
+from segue.training.loop import iterate
+from segue.training.networks import Network, Networks, quicken
+from segue.training.optimisers import adam, adamw, sgd
+from segue.training.state import Training
 
 OPTIMISERS = {"sgd": sgd, "adam": adam, "adamw": adamw}
 

@@ -15,12 +15,15 @@ import torch
 from soak import differences
 from test_resume import NAME, SMALL
 
-from segue import checkpoint, distributed, recipe, training
-from segue.distributed import World, sum_of_bits
+from segue import recipe
 from segue.errors import SegueError
-from segue.running import run
-from segue.stopping import Stopped
-from segue.tracking import read_rows
+from segue.running.run import run
+from segue.runtime import processes as distributed
+from segue.runtime.processes import World, sum_of_bits
+from segue.runtime.signals import Stopped
+from segue.storage import checkpoint
+from segue.storage.whole import read_rows
+from segue.training import loop as training
 
 pytestmark = pytest.mark.slow
 SHORT = (
@@ -152,7 +155,7 @@ def test_a_single_bit_changes_the_sum():
 
 
 def test_a_run_in_use_is_refused_in_every_process(data, tmp_path):
-    from segue.locking import locked
+    from segue.storage.lock import locked
 
     Path(tmp_path / "run").mkdir()
     with locked(tmp_path / "run", World()):

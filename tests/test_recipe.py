@@ -10,8 +10,9 @@ import yaml
 
 from segue.errors import SegueError
 from segue.label_space import CITYSCAPES
-from segue.recipe import EvaluateStage, PseudoLabelStage, TrainStage, TranslateStage, load
-from segue.recipe_files import _nested, _read, merge, shipped
+from segue.recipe import load
+from segue.recipe.files import _nested, _read, merge, shipped
+from segue.recipe.recipe import EvaluateStage, PseudoLabelStage, TrainStage, TranslateStage
 
 ADAPTSEGNET, ADVENT, LOCAL = "Learning to Adapt", "ADVENT", "Spatial Class Distribution Shift"
 BDL, FDA, CBST = "Bidirectional Learning", "FDA", "CBST"

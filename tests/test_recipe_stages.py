@@ -7,7 +7,6 @@ import tiny
 import torch
 import yaml
 
-from segue import assembly
 from segue.batch import Batch
 from segue.datasets.sampling import index_at, positions, seed_for
 from segue.errors import SegueError
@@ -17,13 +16,16 @@ from segue.losses.style import style_adversarial
 from segue.models import MODELS
 from segue.models.discriminator import discriminator
 from segue.models.style_discriminator import style_discriminator
-from segue.networks import Network, Networks, adam, sgd
-from segue.phases import Phase, Weighted, usual_phases
+from segue.recipe import build as assembly
 from segue.recipe import load
-from segue.recipe_files import merge, resolve
-from segue.recipe_stages import expand_like, expand_rounds
-from segue.step import Step
-from segue.training import Training, backward, begin
+from segue.recipe.expand import expand_like, expand_rounds
+from segue.recipe.files import merge, resolve
+from segue.training.loop import backward, begin
+from segue.training.networks import Network, Networks
+from segue.training.optimisers import adam, sgd
+from segue.training.phases import Phase, Weighted, usual_phases
+from segue.training.state import Training
+from segue.training.step import Step
 
 DATA = """
 label_space: {name: toy, classes: [sky, road, car]}

@@ -5,10 +5,11 @@ import shutil
 
 import pytest
 
-from segue import checkpoint, cli
+from segue.cli import commands as cli
 from segue.errors import SegueError
-from segue.replaying import replay
-from segue.running import run
+from segue.running.replay import replay
+from segue.running.run import run
+from segue.storage import checkpoint
 
 NAME = "grouping-demo"
 SETTINGS = (

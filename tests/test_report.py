@@ -12,15 +12,15 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from segue.analysis.leaving import OKABE_ITO
 from segue.errors import SegueError
+from segue.figures.figure import OKABE_ITO
 from segue.label_space import CITYSCAPES
-from segue.report import tables
+from segue.report import iou_table as tables
 from segue.report.blocks import Bar, Bars, Charts, Gallery, Grid, Matrix, Section, Source, Words
 from segue.report.curves import chart
+from segue.report.iou_table import Cell, Reported, Row, Table, iou_table
 from segue.report.page import Headline, Panel, write_page
 from segue.report.pictures import data_uri
-from segue.report.tables import Cell, Reported, Row, Table, iou_table
 
 CLASSES = [
     *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign"),

@@ -6,8 +6,8 @@ from browser import opened
 
 from segue.report.blocks import Bar, Bars, Charts, Gallery, Grid, Matrix, Section, Source, Words
 from segue.report.curves import chart
+from segue.report.iou_table import Row, iou_table
 from segue.report.page import Panel, write_page
-from segue.report.tables import Row, iou_table
 
 CLASSES = ("road", "sky", "car")
 COLOURS = ((128, 64, 128), (70, 130, 180), (0, 0, 142))

@@ -12,15 +12,18 @@ import pytest
 import tiny
 from rich.console import Console
 
-from segue import cli, recipe, running, showing
-from segue.analysis.looking import runs_of
+from segue import recipe
+from segue.cli import commands as cli
+from segue.cli import listing as showing
 from segue.datasets import Dataset
 from segue.errors import SegueError
-from segue.recipe import Paper, PseudoLabelStage
+from segue.recipe.recipe import Paper, PseudoLabelStage
 from segue.report import facts, sections
 from segue.report.making import Shown, report, scenes_of, scores
 from segue.report.panels import at_random, chosen_panels, most_changed, worst
-from segue.tracking import WARNINGS
+from segue.running import run as running
+from segue.training.tracker import WARNINGS
+from segue.work_dir import runs_of
 
 FEW = Shown(panels=3)
 

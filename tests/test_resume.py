@@ -16,14 +16,18 @@ import tiny
 import torch
 from rich.console import Console
 
-from segue import assembly, checkpoint, recipe, training
-from segue.distributed import World
+from segue import recipe
 from segue.errors import SegueError
-from segue.model import FILE
-from segue.resuming import resume
-from segue.running import run
+from segue.inference.model import FILE
+from segue.recipe import build as assembly
+from segue.running.run import run
+from segue.runtime.processes import World
 from segue.stages import train
-from segue.tracking import WARNINGS, Tracker, read_rows
+from segue.storage import checkpoint
+from segue.storage.whole import read_rows
+from segue.training import state
+from segue.training.resume import resume
+from segue.training.tracker import WARNINGS, Tracker
 
 NAME = "local-alignment-demo"
 SMALL = "stages.train.networks.discriminator.widths=[8, 8, 8, 8]"
@@ -35,8 +39,8 @@ SHORT = (
     "stages.train.checkpoint_every=2",
 )
 FROM = "stages.train.networks.segmenter.load_from"
-ITERATION, MODEL = "segue.training.begin", "segue.stages.train.save_networks"
-EVALUATION = "segue.stages.evaluate.evaluate"
+ITERATION, MODEL = "segue.training.loop.begin", "segue.stages.train.save_networks"
+EVALUATION = "segue.inference.evaluation.evaluate"
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +223,7 @@ def test_a_checkpoint_that_drew_otherwise_is_refused(
 ):
     stage = tiny_recipe(NAME, *SHORT).stages["train"]
     networks = assembly.networks(tiny_recipe(NAME), "train", stage)
-    other = training.Training(networks, [], 6, lambda *_: iter(()), **change)
+    other = state.Training(networks, [], 6, lambda *_: iter(()), **change)
     tracker = Tracker(tmp_path, iterations=6, every=3, world=World())
     with pytest.raises(SegueError, match=message):
         resume(other, tracker, uninterrupted / "train/checkpoints")

@@ -11,7 +11,7 @@ from torch.nn import functional
 from segue.batch import Batch
 from segue.losses.entropy import RobustEntropy
 from segue.models.segmenter import Output
-from segue.step import Step
+from segue.training.step import Step
 
 CLASSES, SIZE = 4, (6, 7)
 

@@ -24,17 +24,23 @@ from dataset_files import random_image, save_image
 from PIL import Image
 from rich.console import Console
 
-from segue import checkpoint, cli, model, models, networks, plugins, predicting, recipe, sweeping
+from segue import models, predicting, recipe
+from segue.cli import commands as cli
 from segue.datasets import folder as folder_dataset
-from segue.datasets.made import image_paths
+from segue.datasets.derived import image_paths
 from segue.errors import SegueError, printable
-from segue.models.sealed import read_sealed, write_sealed
+from segue.figures import share_kept as kept
+from segue.inference import model
+from segue.models import table
 from segue.models.weights import read_weights
-from segue.report import kept
+from segue.recipe import plugins
+from segue.recipe.safe_yaml import parsed
+from segue.report.iou_table import Row, iou_table
 from segue.report.page import Panel, write_page
-from segue.report.tables import Row, iou_table
-from segue.tracking import Meter
-from segue.yaml_text import parsed
+from segue.running import sweep as sweeping
+from segue.runtime.progress import Meter
+from segue.storage import checkpoint
+from segue.storage.tensors import read_sealed, write_sealed
 
 ROOT = Path(__file__).resolve().parent.parent
 NASTY = [
@@ -187,9 +193,9 @@ def put_back():
     before = [dict(table) for table in tables]
     with mock.patch.object(sys, "path", [*sys.path]):
         yield
-    for table, old in zip(tables, before, strict=True):
-        for key in table.keys() - old.keys():
-            del table[key]
+    for one, old in zip(tables, before, strict=True):
+        for key in one.keys() - old.keys():
+            del one[key]
 
 
 def test_own_parts_come_by_an_option_and_by_nothing_else(project, tmp_path):
@@ -224,7 +230,7 @@ def test_a_model_from_a_plugin_is_a_network_too(tmp_path):
     )
     with put_back():
         plugins.load([tmp_path / "own_models_1.py"])
-        assert models.MODELS["mine"] is networks.NETWORKS["mine"]
+        assert models.MODELS["mine"] is table.NETWORKS["mine"]
         plugins.load([tmp_path / "own_models_1.py"])  # again is nothing new
 
 
@@ -494,7 +500,7 @@ def test_the_page_shows_names_as_text(word, tmp_path):
 @pytest.mark.parametrize("word", MARKUP)
 def test_pictures_tables_and_consoles_show_names_as_text(word, tmp_path):
     figure = kept.draw({word: 0.5, "plain": None}, [(1, 2, 3), (3, 2, 1)], total=0.4, title=word)
-    kept.save(figure, tmp_path / "kept")
+    figure.save(figure, tmp_path / "kept")
     table = iou_table([Row(word, {word: [0.5]}, [0.5])], protocol=word, classes=[word])
     shown = Console(file=io.StringIO(), width=200, markup=False)
     shown.print(table.to_rich(200))

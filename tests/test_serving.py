@@ -27,10 +27,11 @@ from starlette.datastructures import Headers
 from typer.testing import CliRunner
 
 import segue
-from segue import cli, exporting
+from segue import exporting
+from segue.cli import commands as cli
 from segue.errors import SegueError
+from segue.inference.model import Ensemble, Model
 from segue.label_space import CITYSCAPES, LabelSpace
-from segue.model import Ensemble, Model
 from segue.models import MODELS
 from segue.serving import app, batching, listening, served, uploads
 from segue.serving import serve as serve_page

@@ -19,10 +19,12 @@ from dataset_files import random_image, save_image
 from PIL import Image
 from safetensors.numpy import load_file
 
-from segue import distributed, model, recipe
-from segue.datasets.procedural import write_worlds
-from segue.distributed import World
+from segue import recipe, work_dir
+from segue.demo.worlds import write_worlds
 from segue.errors import SegueError
+from segue.inference import evaluation
+from segue.runtime import processes as distributed
+from segue.runtime.processes import World
 from segue.stages import evaluate
 
 IMAGES = 7
@@ -187,19 +189,19 @@ def test_several_runs_one_after_the_other(many):
 def scored(one, mine):
     whole = recipe.load(str(mine / "mine.yaml"))
     dataset = evaluate.assembly.dataset(whole, "validation", labels=True, work_dir=one)
-    return model.load(one), dataset
+    return work_dir.load(one), dataset
 
 
 @pytest.mark.parametrize("size", [2, 3, 8])
 def test_confusion_matrices_add_up(scored, size, monkeypatch):
     models, dataset = scored
-    whole = evaluate.evaluate(models, dataset, ["19"])
+    whole = evaluation.evaluate(models, dataset, ["19"])
     shares = []
     monkeypatch.setattr(evaluate, "gather", lambda counts, _: shares.append(counts) or [counts])
     for rank in range(size):
-        evaluate.evaluate(models, dataset, ["19"], world=World(rank, size))
+        evaluation.evaluate(models, dataset, ["19"], world=World(rank, size))
     monkeypatch.setattr(evaluate, "gather", lambda *_: shares)
-    merged = evaluate.evaluate(models, dataset, ["19"], world=World(0, size))
+    merged = evaluation.evaluate(models, dataset, ["19"], world=World(0, size))
     assert merged.confusion.dtype == whole.confusion.dtype == np.int64
     np.testing.assert_array_equal(merged.confusion, whole.confusion)
     assert (merged.images, merged.miou) == (whole.images, whole.miou)
@@ -245,7 +247,7 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch, local, visible, launched
 
 def test_predictions_are_of_the_images(one, mine):
     """The names that the shares agree on belong to the right images."""
-    models = model.load(one)
+    models = work_dir.load(one)
     label = np.array(Image.open(one / "predictions/0-2_label.png"))
     np.testing.assert_array_equal(label, models.predict(mine / "images/0.png"))
 

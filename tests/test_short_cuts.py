@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from segue import labelling
 from segue.errors import SegueError
+from segue.inference import labels as labelling
+from segue.inference.confusion_matrix import ConfusionMatrix
+from segue.inference.labels import Vote, labels, labels_and_confidence, probability_bands
+from segue.inference.model import Ensemble, Model
 from segue.label_space import LabelSpace
-from segue.labelling import Vote, labels, labels_and_confidence, probability_bands
-from segue.metrics import ConfusionMatrix
-from segue.model import Ensemble, Model
 from segue.models import MODELS, Segmenter
 from segue.models.atrous import atrous_sum
 from segue.models.deeplab_v2 import DILATIONS, AtrousHead
@@ -217,7 +217,7 @@ def test_bytes_are_counted_as_other_numbers_are(classes: int, shape: tuple[int, 
 
 
 def test_large_images_are_counted_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segue.metrics.COUNTED_EXACTLY", 1000)
+    monkeypatch.setattr("segue.inference.confusion_matrix.COUNTED_EXACTLY", 1000)
     random = np.random.default_rng(0)
     label, prediction = random.integers(0, 5, (2, 61, 83)).astype(np.uint8)
     matrix = ConfusionMatrix(5)

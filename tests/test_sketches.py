@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segue.batch import Batch
-from segue.distributed import World
 from segue.losses.adversarial import adversarial, domain_loss
 from segue.losses.cross_entropy import CrossEntropy, cross_entropy
 from segue.models.segmenter import Output
-from segue.networks import Network, Networks
-from segue.phases import Objective, Phase, Weighted, usual_phases
-from segue.step import Step
-from segue.tracking import Tracker
-from segue.training import Training, train
+from segue.runtime.processes import World
+from segue.training.loop import train
+from segue.training.networks import Network, Networks
+from segue.training.phases import Objective, Phase, Weighted, usual_phases
+from segue.training.state import Training
+from segue.training.step import Step
+from segue.training.tracker import Tracker
 
 CLASSES, SIZE = 5, 16
 

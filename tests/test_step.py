@@ -13,7 +13,7 @@ from torch.nn import functional
 from segue.batch import Batch
 from segue.errors import SegueError
 from segue.models.segmenter import Output
-from segue.step import Prediction, Step, detached
+from segue.training.step import Prediction, Step, detached
 
 
 class Counting(nn.Module):

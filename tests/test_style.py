@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn import functional
 
 from segue.batch import Batch
-from segue.distributed import World
 from segue.errors import SegueError
 from segue.losses.cross_entropy import CrossEntropy
 from segue.losses.style import (
@@ -24,12 +23,15 @@ from segue.losses.style import (
 from segue.models.discriminator import discriminator
 from segue.models.segmenter import Output
 from segue.models.style_discriminator import style_discriminator
-from segue.networks import OPTIMISERS, SCHEDULES, Network, Networks
-from segue.phases import Weighted, usual_phases
-from segue.step import Step
-from segue.tables import build
-from segue.tracking import Tracker
-from segue.training import Training, train
+from segue.parts import build
+from segue.runtime.processes import World
+from segue.training.loop import train
+from segue.training.networks import Network, Networks
+from segue.training.optimisers import OPTIMISERS, SCHEDULES
+from segue.training.phases import Weighted, usual_phases
+from segue.training.state import Training
+from segue.training.step import Step
+from segue.training.tracker import Tracker
 
 SHAPES = {"layer1": (16, 5, 6), "layer2": (20, 3, 4)}
 LAYERS = tuple(SHAPES)

@@ -12,12 +12,15 @@ import tiny
 import torch
 from rich.console import Console
 
-from segue import cli, running, submitting
+from segue.cli import commands as cli
 from segue.errors import SegueError
 from segue.recipe import load
-from segue.running import DONE, write_json
-from segue.stopping import Stopped
-from segue.submitting import Cluster, Task, run_all
+from segue.running import run as running
+from segue.running import submit as submitting
+from segue.running.run import DONE
+from segue.running.submit import Cluster, Task, run_all
+from segue.runtime.signals import Stopped
+from segue.storage.whole import write_json
 
 NAME = "source-only-demo"
 SBATCH = """#!/bin/sh
@@ -153,7 +156,7 @@ def test_time_that_is_nearly_up_saves_and_then_queues_again(runs, monkeypatch, a
     done = []
 
     def until_told(*_, **__):
-        from segue import stopping
+        from segue.runtime import signals as stopping
 
         with stopping.listening():
             signal.raise_signal(asked)

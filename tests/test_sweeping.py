@@ -6,14 +6,17 @@ from unittest import mock
 import pytest
 import tiny
 
-from segue import cli, demonstration, sweeping
 from segue.analysis.sweep_curve import measure
-from segue.demonstration import SYSTEMS, shortened, trained
+from segue.cli import commands as cli
+from segue.demo import demo as demonstration
+from segue.demo.demo import SYSTEMS, shortened, trained
 from segue.errors import SegueError
-from segue.recipe import TrainStage, load
-from segue.recipe_files import shipped
-from segue.report import kept
-from segue.sweeping import label, sweep
+from segue.figures import share_kept as kept
+from segue.recipe import load
+from segue.recipe.files import shipped
+from segue.recipe.recipe import TrainStage
+from segue.running import sweep as sweeping
+from segue.running.sweep import label, sweep
 
 RECIPE = """
 base: _demo

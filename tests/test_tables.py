@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from segue.errors import SegueError
-from segue.tables import arguments, build, choose, parse, split_kind, suggestion
+from segue.parts import arguments, build, choose, parse, split_kind, suggestion
 
 
 def part(

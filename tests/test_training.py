@@ -14,19 +14,22 @@ import torch
 from soak import same
 from torch import nn
 
-from segue import assembly, checkpoint, training
 from segue.batch import Batch
-from segue.distributed import World
 from segue.errors import SegueError
+from segue.inference.model import FILE, read
 from segue.label_space import CITYSCAPES
-from segue.model import FILE, read
 from segue.models.segmenter import Segmenter
-from segue.networks import Network, Networks
-from segue.phases import Weighted, usual_phases
-from segue.running import run
+from segue.recipe import build as assembly
+from segue.running.run import run
+from segue.runtime.processes import World
 from segue.stages import train
-from segue.tracking import WARNINGS, Tracker, read_rows
-from segue.training import Training
+from segue.storage import checkpoint
+from segue.storage.whole import read_rows
+from segue.training import loop as training
+from segue.training.networks import Network, Networks
+from segue.training.phases import Weighted, usual_phases
+from segue.training.state import Training
+from segue.training.tracker import WARNINGS, Tracker
 
 NAME = "local-alignment-demo"
 SMALL = "stages.train.networks.discriminator.widths=[8, 8, 8, 8]"
@@ -185,7 +188,7 @@ class TestLeftOut:
         assert not same(after, later)
 
     def test_too_many_in_a_row_stop(self, loop, monkeypatch):
-        monkeypatch.setattr("segue.non_finite.MOST", 2)
+        monkeypatch.setattr("segue.training.guard.MOST", 2)
 
         def change(one):
             for iteration in (1, 2, 3):

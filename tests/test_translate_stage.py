@@ -10,11 +10,12 @@ from dataset_files import random_ids, random_image, save_image
 from PIL import Image
 from rich.console import Console
 
-from segue import assembly, recipe
+from segue import recipe
 from segue.datasets import Dataset
-from segue.datasets.made import image_paths
-from segue.distributed import World
+from segue.datasets.derived import image_paths
 from segue.errors import SegueError
+from segue.recipe import build as assembly
+from segue.runtime.processes import World
 from segue.stages import translate
 from segue.translation.photometric import Photometric
 
@@ -200,7 +201,7 @@ def test_progress_is_shown(root, tmp_path):
 
 
 def test_it_runs_from_a_recipe_once(root, tmp_path):
-    from segue.running import run as run_all
+    from segue.running.run import run as run_all
 
     loaded = load(root, tmp_path)
     run_all(loaded, tmp_path / "run")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from segue.errors import SegueError
-from segue.tables import arguments, build
+from segue.parts import arguments, build
 from segue.translation import TRANSLATIONS
 from segue.translation.fourier import MOST_BY_PRODUCTS, Fourier, by_products, by_spectra
 from segue.translation.lab import PER_UNIT, VALUES, ZERO, from_lab, to_lab

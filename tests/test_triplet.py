@@ -14,7 +14,7 @@ from segue.errors import SegueError
 from segue.losses.triplet import CategoryTriplet, category_triplet, default_networks, distances
 from segue.models.centres import centres, on_grid
 from segue.models.segmenter import Output
-from segue.step import Step
+from segue.training.step import Step
 
 CLASSES, CHANNELS = 5, 6
 AGGREGATES = ("mean", "sum", "hardest")

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from segue import checkpoint, load
+from segue import load
 from segue.recipe import load as load_recipe
-from segue.replaying import replay
-from segue.running import run
-from segue.showing import evaluations
-from segue.tracking import read_rows
+from segue.running.replay import replay
+from segue.running.run import run
+from segue.storage import checkpoint
+from segue.storage.whole import read_rows
+from segue.work_dir import evaluations
 
 FIXTURE = Path(__file__).with_name("fixtures") / "release_1.tar.xz"
 

@@ -8,8 +8,8 @@ from torchvision.transforms import functional
 
 from segue.batch import Batch
 from segue.errors import SegueError
-from segue.step import Step
-from segue.tables import build
+from segue.parts import build
+from segue.training.step import Step
 from segue.translation.fourier import Fourier
 from segue.translation.photometric import Photometric
 from segue.views import VIEWS

@@ -9,13 +9,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from segue.demonstration import warnings_of
-from segue.distributed import World
+from segue.demo.demo import warnings_of
 from segue.models.segmenter import Output
-from segue.running import run
-from segue.step import Prediction
-from segue.tracking import WARNINGS, Tracker, read_rows
-from segue.watch import ENTROPY, SHARE, Watch, said_of_target
+from segue.running.run import run
+from segue.runtime.processes import World
+from segue.storage.whole import read_rows
+from segue.training.monitor import ENTROPY, SHARE, Watch, said_of_target
+from segue.training.step import Prediction
+from segue.training.tracker import WARNINGS, Tracker
 
 NAME = "local-alignment-demo"
 

@@ -7,14 +7,16 @@ import pytest
 import torch
 from dataset_files import random_image
 
-from segue import model, running
+from segue import work_dir
 from segue.errors import SegueError
 from segue.exporting import export
+from segue.inference import model
+from segue.inference.labels import Vote
+from segue.inference.model import Ensemble, Model
+from segue.inference.sliding_window import averaged, cover, places, window_bands
 from segue.label_space import CITYSCAPES
-from segue.labelling import Vote
-from segue.model import Ensemble, Model
 from segue.models import MODELS
-from segue.windows import averaged, cover, places, window_bands
+from segue.running import run as running
 
 NETWORK = {"kind": "deeplab_v2", "backbone": "test_resnet", "weights": None}
 WINDOW = (48, 32)
@@ -148,7 +150,7 @@ def test_batches_are_what_each_image_is_alone(policy, confident):
 def test_the_policy_is_stored_with_the_model(tmp_path):
     sliding, scaled = made(0), made(0, policy="scaled")
     sliding.save(tmp_path / "sliding.safetensors")
-    loaded = model.load(tmp_path / "sliding.safetensors")
+    loaded = work_dir.load(tmp_path / "sliding.safetensors")
     assert loaded.models[0].policy == "sliding"
     assert ", sliding" in loaded._repr_html_()
     image = random_image(0, (100, 60))
@@ -160,7 +162,7 @@ def test_the_policy_is_stored_with_the_model(tmp_path):
 
 
 def test_files_without_a_policy_are_scaled(tmp_path, monkeypatch):
-    from segue.models.sealed import write_sealed
+    from segue.storage.tensors import write_sealed
 
     def first_release(path, state, description):
         told = {key: value for key, value in description.items() if key != "policy"}
@@ -168,7 +170,7 @@ def test_files_without_a_policy_are_scaled(tmp_path, monkeypatch):
 
     monkeypatch.setattr(model, "write_sealed", first_release)
     made(0).save(tmp_path / "old.safetensors")
-    assert model.load(tmp_path / "old.safetensors").models[0].policy == "scaled"
+    assert work_dir.load(tmp_path / "old.safetensors").models[0].policy == "scaled"
 
 
 def test_unknown_policies_are_told(tmp_path):
@@ -178,7 +180,7 @@ def test_unknown_policies_are_told(tmp_path):
     one.policy = "later"
     one.save(tmp_path / "m.safetensors")
     with pytest.raises(SegueError, match="does not fit its weights"):
-        model.load(tmp_path / "m.safetensors")
+        work_dir.load(tmp_path / "m.safetensors")
 
 
 def test_a_recipe_says_the_policy_and_an_export_keeps_it(tiny_recipe, tmp_path):
@@ -188,9 +190,9 @@ def test_a_recipe_says_the_policy_and_an_export_keeps_it(tiny_recipe, tmp_path):
     said = tiny_recipe("source-only-demo", "stages.train.policy=scaled")
     assert said.fingerprint("train") == usual.fingerprint("train")
     folder = running.run(whole, tmp_path / "run")
-    assert model.load(folder).models[0].policy == "sliding"
+    assert work_dir.load(folder).models[0].policy == "sliding"
     export(folder, tmp_path / "export")
-    assert model.load(tmp_path / "export").models[0].policy == "sliding"
+    assert work_dir.load(tmp_path / "export").models[0].policy == "sliding"
     config = json.loads((tmp_path / "export" / "config.json").read_text())
     assert config["models"][0]["policy"] == "sliding"
     assert "through a sliding window of 96 x 48" in (tmp_path / "export/README.md").read_text()

@@ -23,9 +23,9 @@ from dataset_files import (
 )
 
 from segue.datasets import DATASETS, cityscapes, files, folder, gta5, reading
+from segue.datasets.derived import image_paths
 from segue.datasets.inspection import inspect
 from segue.datasets.loading import Role, batches
-from segue.datasets.made import image_paths
 from segue.datasets.reading import read_image, read_image_size
 from segue.errors import SegueError
 

@@ -10,10 +10,11 @@ import numpy as np
 from dataset_files import random_image, save_image, save_synthia
 from PIL import Image
 
-from segue import recipe, recipe_files
-from segue.datasets.procedural import write_worlds
-from segue.networks import NETWORKS
-from segue.recipe import (
+from segue import recipe
+from segue.demo.worlds import write_worlds
+from segue.models.table import NETWORKS
+from segue.recipe import files as recipe_files
+from segue.recipe.recipe import (
     CentresStage,
     GroupsStage,
     NetworkSettings,
@@ -21,7 +22,7 @@ from segue.recipe import (
     TrainStage,
     TranslateStage,
 )
-from segue.stage_settings import Drawn, Stage
+from segue.recipe.schema import Drawn, Stage
 
 FILES = (64, 32)  # width, height of the files
 SIZE = [96, 48]  # what recipes resize them to

@@ -16,8 +16,8 @@ from row import Row, Sides
 
 from segue.datasets import folder
 from segue.datasets.cache import Half, cached, fill
-from segue.datasets.procedural.drawing import draw_scene
-from segue.datasets.procedural.worlds import SOURCE
+from segue.demo.worlds.drawing import draw_scene
+from segue.demo.worlds.worlds import SOURCE
 from segue.label_space import CITYSCAPES_IDS
 
 Size = tuple[int, int]

@@ -9,8 +9,8 @@ from row import Row, Sides
 from torch import Tensor
 from torch.nn import functional
 
-from segue.labelling import Vote, labels
-from segue.metrics import ConfusionMatrix
+from segue.inference.confusion_matrix import ConfusionMatrix
+from segue.inference.labels import Vote, labels
 
 CLASSES, HEIGHT, WIDTH, BLOCK = 19, 1024, 2048, 16
 Labels = NDArray[np.uint8]

@@ -14,7 +14,7 @@ from segue.losses.conditional_adversarial import judged
 from segue.losses.grouping import means
 from segue.losses.triplet import category_triplet
 from segue.models.conditional_discriminator import conditional_discriminator
-from segue.step import Step
+from segue.training.step import Step
 
 CLASSES, CHANNELS, GROUPS = 19, 256, 8
 Distances = Callable[[Tensor, Tensor], Tensor]

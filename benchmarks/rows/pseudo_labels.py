@@ -17,13 +17,13 @@ from torch.nn import functional
 
 from segue.datasets import Dataset
 from segue.datasets.dataset import Item
-from segue.distributed import World
+from segue.inference.model import Ensemble, Model
 from segue.label_space import LABEL_SPACES
-from segue.model import Ensemble, Model
 from segue.models import MODELS, Segmenter
 from segue.models.folding import fold_batch_norms
 from segue.pseudo_labels.confidence import Confidence
 from segue.pseudo_labels.spill import Spill
+from segue.runtime.processes import World
 from segue.stages.pseudo_label import Looking, decided_by, settle
 
 CLASSES, SIZE = 19, (1024, 512)

@@ -17,14 +17,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rows.pseudo_labels import no_bfloat16
-from segue import assembly, recipe
+from segue import recipe
 from segue.batch import Batch
-from segue.distributed import World
 from segue.models import Segmenter
-from segue.networks import Networks
-from segue.recipe import TrainStage
+from segue.recipe import build as assembly
+from segue.recipe.recipe import TrainStage
+from segue.runtime.processes import World
 from segue.stages import train
-from segue.training import Training, iterate
+from segue.training.loop import iterate
+from segue.training.networks import Networks
+from segue.training.state import Training
 
 SOURCE, TARGET = (360, 640), (256, 512)  # height and width
 CLASSES = 19

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segue.errors import SegueError
     from segue.exporting import export
-    from segue.model import Ensemble, load
-    from segue.notebook import Prediction
+    from segue.inference.evaluation import evaluate
+    from segue.inference.model import Ensemble
+    from segue.inference.prediction import Prediction
     from segue.recipe import load as load_recipe
-    from segue.running import run
-    from segue.stages.evaluate import evaluate
+    from segue.running.run import run
+    from segue.work_dir import load
 
 __version__ = "0.1.0"
 __all__ = [
@@ -34,14 +35,14 @@ __all__ = [
 
 # Imported when first used: `segue --help` must not wait for torch.
 _HOMES = {
-    "Ensemble": ("segue.model", "Ensemble"),
-    "Prediction": ("segue.notebook", "Prediction"),
+    "Ensemble": ("segue.inference.model", "Ensemble"),
+    "Prediction": ("segue.inference.prediction", "Prediction"),
     "SegueError": ("segue.errors", "SegueError"),
-    "evaluate": ("segue.stages.evaluate", "evaluate"),
+    "evaluate": ("segue.inference.evaluation", "evaluate"),
     "export": ("segue.exporting", "export"),
-    "load": ("segue.model", "load"),
+    "load": ("segue.work_dir", "load"),
     "load_recipe": ("segue.recipe", "load"),
-    "run": ("segue.running", "run"),
+    "run": ("segue.running.run", "run"),
 }
 
 

@@ -1,5 +1,5 @@
 """`python -m segue`, the form that torchrun takes."""
 
-from segue.cli import main
+from segue.cli.commands import main
 
 main()

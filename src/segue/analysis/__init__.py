@@ -7,7 +7,7 @@ ANALYSES: dict[str, str] = {
     "entropy": "segue.analysis.entropy",
     "confusion": "segue.analysis.confusion",
     "translations": "segue.analysis.translations",
-    "kept": "segue.analysis.kept",
+    "kept": "segue.analysis.pseudo_labels",
     "centres": "segue.analysis.centres",
     "groups": "segue.analysis.group_maps",
     "tsne": "segue.analysis.tsne",

@@ -14,15 +14,16 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 
-from segue import assembly, model
-from segue.analysis.leaving import OKABE_ITO, STYLE, WIDTH, leave, tell
-from segue.analysis.looking import Run, runs_of
-from segue.analysis.tiles import GREY, halves, name_classes
-from segue.distributed import World, join
 from segue.errors import SegueError
+from segue.figures.figure import OKABE_ITO, STYLE, WIDTH, leave, tell
+from segue.figures.tiles import GREY, halves, name_classes
+from segue.inference import model
 from segue.label_space import LabelSpace
-from segue.recipe import CentresStage, Recipe
+from segue.recipe import build as assembly
+from segue.recipe.recipe import CentresStage, Recipe
+from segue.runtime.processes import World, join
 from segue.stages.centres import FILE, between, centres_of, epoch, sum_features
+from segue.work_dir import Run, runs_of
 
 NAME = "centres"
 

@@ -12,13 +12,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 
-from segue.analysis.leaving import STYLE, WIDTH, leave, tell
-from segue.analysis.looking import Run, runs_of
-from segue.analysis.tiles import name_classes
 from segue.errors import SegueError
+from segue.figures.figure import STYLE, WIDTH, leave, tell
+from segue.figures.tiles import name_classes
+from segue.inference.evaluation import Evaluation
 from segue.label_space import LabelSpace
-from segue.showing import evaluations
-from segue.stages.evaluate import Evaluation
+from segue.work_dir import Run, evaluations, runs_of
 
 NAME = "confusion"
 Counts = NDArray[np.int64]

@@ -13,12 +13,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 
-from segue.analysis.leaving import MARKERS, OKABE_ITO, STYLE, WIDTH, leave, tell
-from segue.analysis.looking import Run, entropy, images, probabilities, runs_of, spread
-from segue.analysis.tiles import GREY, Picture, halves, height_of, name_classes, tile
+from segue.analysis.samples import entropy, images, probabilities, spread
 from segue.datasets import Dataset
+from segue.figures.figure import MARKERS, OKABE_ITO, STYLE, WIDTH, leave, tell
+from segue.figures.tiles import GREY, Picture, halves, height_of, name_classes, tile
 from segue.label_space import LabelSpace
-from segue.tracking import Meter
+from segue.runtime.progress import Meter
+from segue.work_dir import Run, runs_of
 
 NAME = "entropy"
 

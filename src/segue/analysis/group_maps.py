@@ -15,17 +15,18 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
 
-from segue import model
-from segue.analysis.leaving import OKABE_ITO, STYLE, WIDTH, leave, tell
-from segue.analysis.looking import Image, Run, images, probabilities, runs_of
-from segue.analysis.tiles import height_of, tile
+from segue import work_dir
+from segue.analysis.samples import Image, images, probabilities
 from segue.errors import SegueError
+from segue.figures.figure import OKABE_ITO, STYLE, WIDTH, leave, tell
+from segue.figures.tiles import height_of, tile
 from segue.label_space import LabelSpace
+from segue.models.table import NETWORKS
 from segue.models.weights import load_weights
-from segue.networks import NETWORKS
-from segue.recipe import NetworkSettings
+from segue.parts import build
+from segue.recipe.recipe import NetworkSettings
 from segue.stages.train import NETWORKS as FOLDER
-from segue.tables import build
+from segue.work_dir import Run, runs_of
 
 NAME = "groups"
 KINDS = ("grouping", "k_means_grouping", "dff_grouping")
@@ -84,7 +85,7 @@ def measure(
     run: Run, network: nn.Module, stage: str, *, source: str, target: str, count: int
 ) -> list[Grouped]:
     """Groups of some images of both domains, by the model of the same stage; opens no label."""
-    models = model.load(run.work_dir / stage)
+    models = work_dir.load(run.work_dir / stage)
     size, found = models.models[0].size, []
     for domain, name in (("source", source), ("target", target)):
         for _, image in images(run.dataset(name), count, size):

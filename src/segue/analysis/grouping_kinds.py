@@ -13,13 +13,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 
-from segue import model
+from segue import work_dir
 from segue.analysis.group_maps import grouping_of, member, stages_with_groups
-from segue.analysis.leaving import STYLE, WIDTH, leave, tell
-from segue.analysis.looking import Image, Run, images, probabilities, runs_of
-from segue.analysis.tiles import height_of, tile
-from segue.grouping import GROUPINGS
+from segue.analysis.samples import Image, images, probabilities
+from segue.figures.figure import STYLE, WIDTH, leave, tell
+from segue.figures.tiles import height_of, tile
 from segue.label_space import distinct_colours
+from segue.models.grouping_fit import GROUPINGS
+from segue.work_dir import Run, runs_of
 
 NAME = "grouping_kinds"
 TITLES = {"learnt": "learnt", "k_means": "k-means", "dff": "DFF"}
@@ -67,7 +68,7 @@ def measure(
     """
     from sklearn.metrics import normalized_mutual_info_score
 
-    models = model.load(run.work_dir / stage)
+    models = work_dir.load(run.work_dir / stage)
     learnt = grouping_of(run, stage)[1]
     every = [[probabilities(models, image) for image in images] for images in sets]
     rng, samples = np.random.default_rng(seed), []

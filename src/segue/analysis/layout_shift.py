@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from segue.analysis.label_patches import LabelMap, LabelPatches
 from segue.analysis.patch_curves import THRESHOLD, Curve, by_size, draw, suggest
-from segue.checkpoint import write_whole
 from segue.errors import SegueError
-from segue.report.kept import save as save_figure
+from segue.figures.figure import save as save_figure
+from segue.storage.whole import write_whole
 
 __all__ = ["Curve", "LayoutShift", "Settings", "measure", "save", "suggest"]
 

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from segue import assembly
 from segue.analysis.layout_shift import LayoutShift, measure, save
 from segue.datasets import Dataset
-from segue.distributed import join
 from segue.errors import SegueError
+from segue.parts import choose
+from segue.recipe import build as assembly
 from segue.recipe import load
-from segue.tables import choose
-from segue.tracking import Meter
+from segue.runtime.processes import join
+from segue.runtime.progress import Meter
 
 
 class LabelMaps(Sequence[NDArray[np.uint8]]):

@@ -13,10 +13,10 @@ import yaml
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from segue.analysis.leaving import OKABE_ITO, STYLE, WIDTH, leave, tell
-from segue.analysis.tiles import GREY
 from segue.errors import SegueError
-from segue.sweeping import FILE
+from segue.figures.figure import OKABE_ITO, STYLE, WIDTH, leave, tell
+from segue.figures.tiles import GREY
+from segue.running.sweep import FILE
 
 WHOLE = "whole"
 SIZE = "whole map"

@@ -13,17 +13,18 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor
 
-from segue.analysis.leaving import STYLE, WIDTH, leave, tell
-from segue.analysis.looking import Image, Run, runs_of, spread
-from segue.analysis.tiles import height_of, tile
+from segue.analysis.samples import Image, spread
 from segue.errors import SegueError
-from segue.recipe import TranslateStage
+from segue.figures.figure import STYLE, WIDTH, leave, tell
+from segue.figures.tiles import height_of, tile
+from segue.parts import split_kind
+from segue.recipe.recipe import TranslateStage
 from segue.stages.translate import plan
-from segue.tables import split_kind
 from segue.translation import Translation
 from segue.translation.fourier import Fourier
 from segue.translation.lab import VALUES, to_lab
 from segue.translation.photometric import Photometric
+from segue.work_dir import Run, runs_of
 
 NAME = "translations"
 

@@ -13,14 +13,15 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 
-from segue.analysis.leaving import STYLE, WIDTH, leave, tell
-from segue.analysis.looking import Run, probabilities, runs_of, spread
-from segue.analysis.tiles import unit
+from segue.analysis.samples import probabilities, spread
 from segue.datasets import Dataset
 from segue.datasets.dataset import resize_label
 from segue.errors import SegueError
+from segue.figures.figure import STYLE, WIDTH, leave, tell
+from segue.figures.tiles import unit
 from segue.label_space import IGNORE, LabelSpace
-from segue.recipe import EvaluateStage
+from segue.recipe.recipe import EvaluateStage
+from segue.work_dir import Run, runs_of
 
 NAME = "tsne"
 DOMAINS = ("source", "target")

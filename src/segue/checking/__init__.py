@@ -7,15 +7,12 @@ from collections.abc import Mapping
 import torch
 from rich.console import Console
 
-from segue import distributed
 from segue.checking.data import Use, check_cache, check_data, uses_of
 from segue.checking.report import Report
 from segue.checking.stages import check_evaluate, check_models, check_train, describe
 from segue.datasets.inspection import Inspection
-from segue.distributed import World
 from segue.errors import SegueError
-from segue.networks import Networks
-from segue.recipe import (
+from segue.recipe.recipe import (
     CentresStage,
     EvaluateStage,
     GroupsStage,
@@ -23,6 +20,9 @@ from segue.recipe import (
     Recipe,
     TrainStage,
 )
+from segue.runtime import processes as distributed
+from segue.runtime.processes import World
+from segue.training.networks import Networks
 
 __all__ = ["Report", "check"]
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.filesize import decimal
 
-from segue import assembly
-from segue.caching import room, wanted
 from segue.checking.report import Report, share, told
 from segue.datasets import Dataset
 from segue.datasets.inspection import Inspection, inspect
 from segue.errors import SegueError
-from segue.recipe import (
+from segue.recipe import build as assembly
+from segue.recipe.fill_cache import room, wanted
+from segue.recipe.recipe import (
     CentresStage,
     EvaluateStage,
     GroupsStage,
@@ -24,8 +24,8 @@ from segue.recipe import (
     TrainStage,
     TranslateStage,
 )
-from segue.stage_settings import Stage
-from segue.tracking import Meter
+from segue.recipe.schema import Stage
+from segue.runtime.progress import Meter
 
 STRETCH = 0.05  # change of the aspect ratio that is worth a warning
 

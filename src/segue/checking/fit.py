@@ -23,8 +23,8 @@ from rich.text import Text
 
 from segue.checking.report import MOST_SHOWN
 from segue.errors import SegueError
-from segue.recipe import NetworkSettings, Recipe, TrainStage
-from segue.tables import split_kind
+from segue.parts import split_kind
+from segue.recipe.recipe import NetworkSettings, Recipe, TrainStage
 
 Change = dict[str, Any]  # settings by key, as on the command line
 
@@ -168,7 +168,7 @@ def _decisive(recipe: Recipe, stage: TrainStage) -> dict[str, Any]:
     for role in (stage.source, stage.target):
         if role is not None:
             plain[f"role {len(plain)}"] = [role.size, role.augment]
-    from segue.assembly import pseudo_labelled
+    from segue.recipe.build import pseudo_labelled
 
     plain["labelled"] = stage.target is not None and pseudo_labelled(recipe, stage.target.data)
     return plain

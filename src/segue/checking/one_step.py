@@ -16,19 +16,21 @@ import torch
 import yaml
 from torch import Tensor
 
-from segue import distributed, memory
 from segue.batch import Batch
 from segue.checking.report import Report
 from segue.checking.stages import build_network, labelled_roles, shown_sizes
-from segue.distributed import World
 from segue.errors import SegueError
 from segue.models import Segmenter
 from segue.models.batch_norm import set_batch_norm
-from segue.networks import Network, Networks
-from segue.recipe import Recipe, TrainStage
+from segue.parts import parse
+from segue.recipe.recipe import Recipe, TrainStage
+from segue.runtime import memory
+from segue.runtime import processes as distributed
+from segue.runtime.processes import World
 from segue.stages import train
-from segue.tables import parse
-from segue.training import Training, iterate
+from segue.training.loop import iterate
+from segue.training.networks import Network, Networks
+from segue.training.state import Training
 
 MICRO_BATCHES = 2  # as many as it takes for gradients to be added to others
 BLOCK = 16  # pixels; labels are of one class in squares of this side

@@ -10,16 +10,15 @@ from pathlib import Path
 import huggingface_hub.constants
 import torch
 
-from segue import assembly
 from segue.batch import Batch
 from segue.checking.report import Report, told
 from segue.datasets.augmentation import AUGMENTATIONS, augment
-from segue.distributed import World
 from segue.errors import SegueError
 from segue.models import Segmenter
 from segue.models.weights import load_weights
-from segue.networks import Network, Networks
-from segue.recipe import (
+from segue.parts import build, split_kind
+from segue.recipe import build as assembly
+from segue.recipe.recipe import (
     CentresStage,
     EvaluateStage,
     GroupsStage,
@@ -30,10 +29,11 @@ from segue.recipe import (
     TrainStage,
     TranslateStage,
 )
-from segue.stage_settings import Made, Part
+from segue.recipe.schema import Made, Part
+from segue.runtime.processes import World
 from segue.stages import train
-from segue.step import Step, View
-from segue.tables import build, split_kind
+from segue.training.networks import Network, Networks
+from segue.training.step import Step, View
 
 META = torch.device("meta")
 DRAWS = 8  # how often chance is tried for the sizes that it leaves

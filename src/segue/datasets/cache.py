@@ -22,9 +22,9 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from segue.datasets.ahead import ahead
 from segue.datasets.files import state
 from segue.errors import SegueError
+from segue.runtime.prefetch import ahead
 
 if TYPE_CHECKING:
     from segue.datasets.dataset import Dataset

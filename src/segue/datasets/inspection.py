@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from segue.datasets.dataset import UNKNOWN, Dataset, resize_label
 from segue.datasets.files import is_file
-from segue.datasets.workers import available_cores
 from segue.errors import SegueError
 from segue.label_space import IGNORE
+from segue.runtime.cores import available_cores
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,12 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from segue.batch import Batch
-from segue.datasets.ahead import ahead
 from segue.datasets.dataset import Dataset
 from segue.datasets.sampling import index_at, positions, seed_for
-from segue.datasets.workers import available_cores, default_workers
 from segue.errors import SegueError
-from segue.stopping import children_undisturbed
+from segue.runtime.cores import available_cores, default_workers
+from segue.runtime.prefetch import ahead
+from segue.runtime.signals import children_undisturbed
 
 if TYPE_CHECKING:
     from segue.datasets.augmentation import Augmentation

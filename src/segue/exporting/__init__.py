@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from segue.errors import SegueError
 from segue.exporting import hub_folder
 from segue.exporting.needs import need
-from segue.model import load
+from segue.work_dir import load
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,11 +10,12 @@ from typing import Any
 
 import yaml
 
-from segue.model import Ensemble
-from segue.recipe import EvaluateStage, Recipe
-from segue.showing import compare, recipe_of
-from segue.stages.evaluate import FILE as EVALUATION
-from segue.stages.evaluate import Evaluation
+from segue.inference.evaluation import FILE as EVALUATION
+from segue.inference.evaluation import Evaluation
+from segue.inference.model import Ensemble
+from segue.recipe.recipe import EvaluateStage, Recipe
+from segue.report.iou_table import compare
+from segue.work_dir import recipe_of
 
 TASK = {"type": "image-segmentation", "name": "Semantic segmentation"}
 

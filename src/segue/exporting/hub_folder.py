@@ -10,11 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from segue.checkpoint import write_whole
 from segue.errors import SegueError
 from segue.exporting.card import card
 from segue.exporting.needs import need
-from segue.model import CONFIG, FILE, Ensemble, Model, files
+from segue.inference.model import FILE, Ensemble, Model
+from segue.storage.whole import write_whole
+from segue.work_dir import CONFIG, files
 
 LIBRARY = "segue"
 CARD = "README.md"

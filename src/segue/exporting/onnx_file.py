@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segue.checkpoint import write_whole
 from segue.errors import SegueError
 from segue.exporting.resizing import resized
-from segue.model import Ensemble, Model
+from segue.inference.model import Ensemble, Model
 from segue.models import Segmenter
+from segue.storage.whole import write_whole
 
 OPSET = 20
 MOST = 1e-4  # probabilities of the file may differ by so much from PyTorch's

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from segue.errors import SegueError
 from segue.losses.entropy import self_information
-from segue.step import Step
+from segue.training.step import Step
 
 SOURCE, TARGET = 0.0, 1.0
 

@@ -14,7 +14,7 @@ from segue.losses.adversarial import SOURCE, TARGET, accuracy, domain_loss, patc
 from segue.losses.grouping import GroupingInput, Groups
 from segue.losses.grouping import default_networks as grouping_networks
 from segue.models.conditional_discriminator import ConditionalDiscriminator
-from segue.step import Step
+from segue.training.step import Step
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from segue.label_space import IGNORE
-from segue.step import Step
+from segue.training.step import Step
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from segue.step import Step
+from segue.training.step import Step
 
 
 @dataclass(frozen=True)

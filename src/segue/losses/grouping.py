@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from segue.precision import full_precision
-from segue.step import Step
+from segue.runtime.precision import full_precision
+from segue.training.step import Step
 
 GroupingInput = Literal["probabilities", "logits"]
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from segue.losses.adversarial import SOURCE, TARGET, accuracy, domain_loss
-from segue.precision import full_precision
-from segue.step import Step
+from segue.runtime.precision import full_precision
+from segue.training.step import Step
 
 FEATURES = ("layer1", "layer2")
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from segue.step import Prediction, Step
+from segue.training.step import Prediction, Step
 
 REAL, MADE = 1.0, 0.0
 

@@ -13,8 +13,8 @@ from torch.autograd.function import once_differentiable
 from segue.errors import SegueError
 from segue.label_space import IGNORE
 from segue.models.centres import Centres, on_grid
-from segue.precision import full_precision
-from segue.step import Step
+from segue.runtime.precision import full_precision
+from segue.training.step import Step
 
 Negatives = Literal["mean", "sum", "hardest"]
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from segue.errors import SegueError
 from segue.models.discriminator import discriminator
-from segue.precision import full_precision
+from segue.runtime.precision import full_precision
 
 
 class ConditionalDiscriminator(nn.Module):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segue.errors import SegueError
-from segue.precision import full_precision
+from segue.runtime.precision import full_precision
 
 _TINY = 1e-12
 

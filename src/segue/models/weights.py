@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from segue.errors import SegueError
-from segue.models.sealed import read_sealed, write_sealed
+from segue.storage.tensors import read_sealed, write_sealed
 
 FORMAT = 1
 

@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from segue.datasets.ahead import ahead
-from segue.distributed import World, gather, meet
 from segue.errors import SegueError, printable
-from segue.model import Ensemble, as_array
+from segue.inference.model import Ensemble, as_array
 from segue.predicting.clips import predict_clip
 from segue.predicting.frames import AHEAD
 from segue.predicting.plan import FRAMES, Clip, Job, plan
 from segue.predicting.through_network import write_all
 from segue.predicting.writing import DEFAULT, kinds, refuse_unfit
-from segue.tracking import Meter
+from segue.runtime.prefetch import ahead
+from segue.runtime.processes import World, gather, meet
+from segue.runtime.progress import Meter
 
 __all__ = ["kinds", "plan", "predict", "tell"]
 

@@ -12,14 +12,14 @@ import cv2
 from rich.console import Console
 
 from segue.errors import SegueError
-from segue.model import Ensemble
+from segue.inference.model import Ensemble
 from segue.predicting.frames import AHEAD, Film, Frame, opened
 from segue.predicting.kept_labels import KeptLabels
 from segue.predicting.plan import Clip, Job
 from segue.predicting.through_network import Image, predicted, write_all
 from segue.predicting.writing import Predicted
-from segue.stopping import Stopped, postponed
-from segue.tracking import Meter
+from segue.runtime.progress import Meter
+from segue.runtime.signals import Stopped, postponed
 
 CODEC = "mp4v"
 

@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segue.datasets.ahead import ahead
 from segue.datasets.reading import decode_image
 from segue.errors import SegueError
 from segue.predicting.piped import MAKE, images_in
 from segue.predicting.sources import Source
-from segue.stopping import received
+from segue.runtime.prefetch import ahead
+from segue.runtime.signals import received
 
 # Read once, when OpenCV first opens a video: what is wrong with one is told here, in one line.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segue.checkpoint import write_whole
-from segue.datasets.workers import available_cores
 from segue.errors import SegueError
-from segue.model import Ensemble
+from segue.inference.model import Ensemble
 from segue.predicting.plan import Job
 from segue.predicting.writing import WRITERS, Predicted
+from segue.runtime.cores import available_cores
+from segue.storage.whole import write_whole
 
 MOST_WRITERS = 4
 Key = TypeVar("Key")

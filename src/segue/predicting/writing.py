@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segue.errors import SegueError
+from segue.inference.prediction import OVERLAY
 from segue.label_space import CITYSCAPES, CITYSCAPES_IDS, LabelSpace
-from segue.notebook import OVERLAY
-from segue.tables import suggestion
+from segue.parts import suggestion
 
 _SCENE = re.compile(r"([^_]+_\d+_\d+)(_.*)?")
 _RAW_IDS = np.full(256, 255, np.uint8)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segue.labelling import largest
+from segue.inference.labels import largest
 from segue.pseudo_labels.rule import Counts
 
 UNIT = 2**28  # 1.0 as an integer: sums of integers do not depend on the order

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from segue.errors import SegueError
-from segue.labelling import largest
+from segue.inference.labels import largest
 from segue.pseudo_labels import selection
 from segue.pseudo_labels.rule import Counts
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segue.labelling import largest
+from segue.inference.labels import largest
 from segue.pseudo_labels.rule import Counts
 
 PASSES = 2

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from segue.checkpoint import write_whole
+from segue.storage.whole import write_whole
 
 Logits = list[dict[str, Tensor]]  # for each model, [1, C, h, w] by head
 

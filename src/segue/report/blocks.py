@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from segue.analysis.confusion import LEAST
 from segue.report.curves import Chart
+from segue.report.iou_table import TEMPLATES
 from segue.report.pictures import Picture, data_uri
-from segue.report.tables import TEMPLATES
 
 Colour = tuple[int, int, int]
 Lines = tuple[str, ...]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-Point = tuple[float, float]
+from segue.work_dir import Point
 
 _MOST_POINTS = 160
 _SIDE = 1000  # the SVG's own units; the page stretches it to the width there is

@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segue import model
-from segue.analysis.looking import Run
-from segue.recipe import TrainStage
+from segue import work_dir
+from segue.recipe.recipe import TrainStage
 from segue.report.blocks import Grid, Lines
-from segue.report.left import cost_of, minutes_of, trained
-from segue.running import environment
+from segue.work_dir import Run, cost_of, environment, minutes_of, trained
 
 HASHED = 16  # hex digits of a hash that are shown
 
@@ -125,7 +123,7 @@ def _first_weights(run: Run) -> list[str]:
 
 
 def _trained_weights(run: Run) -> list[str]:
-    files = model.files(run.work_dir)
+    files = work_dir.files(run.work_dir)
     return [f"{path.relative_to(run.work_dir)}, {sha256(path)}" for path in files]
 
 

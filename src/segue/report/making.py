@@ -9,21 +9,20 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from segue import model
+from segue import work_dir
 from segue.analysis import confusion
 from segue.analysis.entropy import Sureness, measure
-from segue.analysis.looking import Run, runs_of
 from segue.errors import SegueError
+from segue.inference.evaluation import Evaluation
 from segue.label_space import LabelSpace
-from segue.recipe import EvaluateStage, PseudoLabelStage
+from segue.recipe.recipe import EvaluateStage, PseudoLabelStage
 from segue.report import facts, sections
 from segue.report.blocks import Colour, Section
-from segue.report.left import trained
+from segue.report.iou_table import compare
 from segue.report.page import Headline, Panel, write_page
 from segue.report.panels import Scenes, chosen_panels
-from segue.showing import compare
-from segue.stages.evaluate import Evaluation
-from segue.tracking import Meter
+from segue.runtime.progress import Meter
+from segue.work_dir import Run, runs_of, trained
 
 MAPS = 4  # images whose entropy is drawn
 
@@ -150,7 +149,7 @@ def _seen(runs: Sequence[Run], before: Path | None) -> list[Run]:
         return list(runs)
     (run,) = runs
     earliest = next(iter(trained(run.recipe)), None)
-    last = [path.parent.name for path in model.files(run.work_dir)]
+    last = [path.parent.name for path in work_dir.files(run.work_dir)]
     if earliest is None or last == [earliest]:
         return [run]
     stage = Run(f"after {earliest}", run.work_dir / earliest, run.recipe)

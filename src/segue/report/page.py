@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from segue.errors import SegueError
 from segue.report.blocks import Charts, Colour, Section, Source
-from segue.report.curves import Chart, Point, chart
-from segue.report.tables import TEMPLATES, Cell, Table
+from segue.report.curves import Chart, chart
+from segue.report.iou_table import TEMPLATES, Cell, Table
+from segue.work_dir import Point
 
 PER_PAGE = 4  # panels that are seen at once
 

@@ -11,16 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from segue.analysis.looking import Run, spread
+from segue.analysis.samples import spread
 from segue.datasets import Dataset
 from segue.errors import SegueError
+from segue.inference.confusion_matrix import ConfusionMatrix
+from segue.inference.model import Ensemble
 from segue.label_space import LabelSpace
-from segue.metrics import ConfusionMatrix
-from segue.model import Ensemble
+from segue.parts import choose
 from segue.report.page import Panel
 from segue.report.pictures import coloured, shown_size, smaller
-from segue.tables import choose
-from segue.tracking import Meter
+from segue.runtime.progress import Meter
+from segue.work_dir import Run
 
 LOOKED_AT = 500  # images that a rule compares at most, evenly spread: each costs every model a run
 Label = NDArray[np.uint8]

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from segue.analysis import confusion, kept
+from segue.analysis import confusion
+from segue.analysis import pseudo_labels as kept
 from segue.analysis.entropy import Sureness
-from segue.analysis.looking import Run, spread
+from segue.analysis.samples import spread
 from segue.datasets import Dataset
 from segue.datasets.dataset import resize_label
+from segue.inference.evaluation import Evaluation
 from segue.label_space import IGNORE
-from segue.recipe import EvaluateStage, PseudoLabelStage
+from segue.recipe.recipe import EvaluateStage, PseudoLabelStage
 from segue.report.blocks import (
     Bar,
     Bars,
@@ -27,9 +29,8 @@ from segue.report.blocks import (
     Words,
 )
 from segue.report.curves import chart
-from segue.report.left import curve, metrics, warnings_of
 from segue.report.pictures import glow, laid_over, shown_size, smaller
-from segue.stages.evaluate import Evaluation
+from segue.work_dir import Run, curve, metrics, warnings_of
 
 NONE = "\u2013"
 SCENES = 3  # of each round's pseudo-labels

@@ -42,12 +42,12 @@ def serve(
             apart, or the address cannot be had.
     """
     need("serve", "fastapi", "uvicorn", "python_multipart")
-    from segue.distributed import join
-    from segue.model import load
+    from segue.runtime.processes import join
     from segue.serving.app import create_app
     from segue.serving.listening import address, bound, run
     from segue.serving.served import Served, title
     from segue.serving.uploads import Limits
+    from segue.work_dir import load
 
     with bound(host, port) as listener:
         if before is not None and Path(before).resolve() == Path(model).resolve():

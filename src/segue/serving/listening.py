@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 import uvicorn
 from fastapi import FastAPI
 
-from segue import stopping
 from segue.errors import SegueError
+from segue.runtime import signals as stopping
 
 EVERYWHERE = ("0.0.0.0", "::")
 LEAVE = 5  # seconds that requests get to end in

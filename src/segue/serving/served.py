@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segue.errors import SegueError
+from segue.inference.model import FILE, Ensemble
 from segue.label_space import LabelSpace
-from segue.model import FILE, Ensemble
 
 Pixels = NDArray[np.uint8]
 

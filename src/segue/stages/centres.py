@@ -12,21 +12,23 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional
 
-from segue import assembly, distributed, model
-from segue.checkpoint import write_whole
 from segue.datasets.loading import Role, batches
 from segue.datasets.sampling import drawn_of
-from segue.distributed import World
 from segue.errors import SegueError
+from segue.inference import model
 from segue.label_space import IGNORE
 from segue.models import Segmenter
 from segue.models.centres import Centres, on_grid
 from segue.models.weights import save_weights
-from segue.recipe import Recipe
-from segue.stage_settings import CentresStage
+from segue.recipe import build as assembly
+from segue.recipe.recipe import Recipe
+from segue.recipe.schema import CentresStage
+from segue.runtime import processes as distributed
+from segue.runtime.processes import World
+from segue.runtime.progress import Meter
 from segue.stages.train import NETWORKS
-from segue.step import Step, View
-from segue.tracking import Meter
+from segue.storage.whole import write_whole
+from segue.training.step import Step, View
 
 FILE = "centres.json"
 

@@ -13,19 +13,20 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
 
-from segue import assembly, model
-from segue.checkpoint import write_whole
 from segue.datasets.loading import Role, batches
-from segue.distributed import World
-from segue.grouping import GROUPINGS
+from segue.inference import model
 from segue.models import Segmenter
+from segue.models.grouping_fit import GROUPINGS
 from segue.models.weights import save_weights
-from segue.recipe import Recipe
-from segue.stage_settings import GroupsStage
+from segue.parts import build
+from segue.recipe import build as assembly
+from segue.recipe.recipe import Recipe
+from segue.recipe.schema import GroupsStage
+from segue.runtime.processes import World
+from segue.runtime.progress import Meter
 from segue.stages.train import NETWORKS
-from segue.step import Step
-from segue.tables import build
-from segue.tracking import Meter
+from segue.storage.whole import write_whole
+from segue.training.step import Step
 
 FILE = "groups.json"
 IMAGES = 100  # of each domain, at most

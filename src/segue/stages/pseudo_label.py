@@ -21,24 +21,25 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from segue import assembly, model
-from segue.checkpoint import write_whole
 from segue.datasets import Dataset
-from segue.datasets.ahead import ahead
-from segue.datasets.made import label_paths
-from segue.distributed import World, gather
+from segue.datasets.derived import label_paths
 from segue.errors import SegueError
-from segue.labelling import Vote, probability_bands
-from segue.model import Ensemble
+from segue.inference import model
+from segue.inference.labels import Vote, probability_bands
+from segue.inference.model import Ensemble
 from segue.models.folding import fold_batch_norms
+from segue.parts import build
 from segue.pseudo_labels import RULES, Rule, Settled, total
 from segue.pseudo_labels.outcome import Measured, Outcome, kept_counts, measured_counts
 from segue.pseudo_labels.rule import Counts, as_label
 from segue.pseudo_labels.spill import Logits, Spill, digest
-from segue.recipe import PseudoLabelStage, Recipe
+from segue.recipe import build as assembly
+from segue.recipe.recipe import PseudoLabelStage, Recipe
+from segue.runtime.prefetch import ahead
+from segue.runtime.processes import World, gather
+from segue.runtime.progress import Meter
 from segue.stages.evaluate import load_models
-from segue.tables import build
-from segue.tracking import Meter
+from segue.storage.whole import write_whole
 
 FILE = "pseudo_labels.json"
 METRICS = "metrics.jsonl"
@@ -246,7 +247,9 @@ def leave(
     outcome: Outcome, stage: PseudoLabelStage, folder: Path, dataset: Dataset, spilled_bytes: int
 ) -> None:
     """Writes the numbers and the picture."""
-    from segue.report import kept  # matplotlib takes long to import
+    # matplotlib takes long to import
+    from segue.figures import figure
+    from segue.figures import share_kept as kept
 
     settings = {"rule": stage.rule, "size": stage.size, "spilled_bytes_per_image": spilled_bytes}
     text = json.dumps({"format": 1, **settings, **outcome.told()}, indent=1)
@@ -254,14 +257,14 @@ def leave(
     row = json.dumps(outcome.row()) + "\n"
     write_whole(folder / METRICS, lambda file: file.write(row.encode()))
     measured = outcome.measured
-    figure = kept.draw(
+    drawn = kept.draw(
         outcome.share_kept,
         dataset.label_space.colours,
         total=outcome.share_kept_of_all,
         title=f"{folder.name}: share kept per class, {outcome.images:,} images",
         precision=None if measured is None else measured.precision,
     )
-    kept.save(figure, folder / PICTURE)
+    figure.save(drawn, folder / PICTURE)
 
 
 def tell(outcome: Outcome, folder: Path, console: Console | None) -> None:

@@ -7,20 +7,23 @@ from pathlib import Path
 
 from rich.console import Console
 
-from segue import assembly, stopping
 from segue.batch import Batch
 from segue.datasets.loading import batches
-from segue.distributed import World
 from segue.errors import SegueError
-from segue.model import FILE, Model, files
+from segue.inference.model import FILE, Model
 from segue.models import Segmenter
 from segue.models.weights import load_weights, save_weights
-from segue.networks import Networks
-from segue.non_finite import Guard
-from segue.phases import Weighted
-from segue.recipe import Recipe, TrainStage
-from segue.tracking import Tracker
-from segue.training import Draw, Follower, Training, train
+from segue.recipe import build as assembly
+from segue.recipe.recipe import Recipe, TrainStage
+from segue.runtime import signals as stopping
+from segue.runtime.processes import World
+from segue.training.guard import Guard
+from segue.training.loop import train
+from segue.training.networks import Networks
+from segue.training.phases import Weighted
+from segue.training.state import Draw, Follower, Training
+from segue.training.tracker import Tracker
+from segue.work_dir import files
 
 NETWORKS = "networks"
 

@@ -15,18 +15,19 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from segue import assembly, distributed
-from segue.checkpoint import write_whole
 from segue.datasets import Dataset
-from segue.datasets.ahead import ahead
-from segue.datasets.made import image_paths
+from segue.datasets.derived import image_paths
 from segue.datasets.sampling import seed_for
-from segue.datasets.workers import available_cores
-from segue.distributed import World
 from segue.errors import SegueError
-from segue.recipe import Recipe, TranslateStage
-from segue.tables import build
-from segue.tracking import Meter
+from segue.parts import build
+from segue.recipe import build as assembly
+from segue.recipe.recipe import Recipe, TranslateStage
+from segue.runtime import processes as distributed
+from segue.runtime.cores import available_cores
+from segue.runtime.prefetch import ahead
+from segue.runtime.processes import World
+from segue.runtime.progress import Meter
+from segue.storage.whole import write_whole
 from segue.translation import TRANSLATIONS
 
 AHEAD = 2  # pairs of decoded images that may wait

@@ -13,15 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segue.errors import SegueError
-from segue.translation.lab import (
-    PER_UNIT,
-    VALUES,
-    ZERO,
-    Levels,
-    Pixels,
-    from_lab,
-    to_lab,
-)
+from segue.translation.lab import PER_UNIT, VALUES, ZERO, Levels, Pixels, from_lab, to_lab
 from segue.translation.photometric_on_device import BINS, LEAST_GAMMA, SPANS, align
 
 Scheme = Literal["hybrid", "gamma", "histogram"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from segue.batch import Batch
-from segue.step import Step
+from segue.training.step import Step
 
 DRAWN = ("source", "target")
 

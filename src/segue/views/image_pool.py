@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segue import distributed
 from segue.batch import Batch
-from segue.distributed import World
 from segue.errors import SegueError
-from segue.step import Step
+from segue.runtime import processes as distributed
+from segue.runtime.processes import World
+from segue.training.step import Step
 
 Change = tuple[int, int, Tensor]  # position in the joint batch, place in the pool, image
 

@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional
 
 from segue.batch import Batch
 from segue.errors import SegueError
-from segue.step import Step
+from segue.training.step import Step
 
 _CHANGES = (
     functional.adjust_brightness,

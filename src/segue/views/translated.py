@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from segue.batch import Batch
-from segue.step import Step
-from segue.tables import build
+from segue.parts import build
+from segue.training.step import Step
 from segue.translation import TRANSLATIONS, Translation
 
 

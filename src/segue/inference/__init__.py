@@ -1,0 +1,1 @@
+"""A trained model in use, and how right it is."""

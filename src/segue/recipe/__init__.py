@@ -1,0 +1,31 @@
+"""Recipes: checked settings of what is run, and what is built from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from segue.parts import parse
+from segue.recipe.checks import check_parts
+from segue.recipe.files import resolve
+from segue.recipe.recipe import Recipe
+
+__all__ = ["Recipe", "load"]
+
+
+def load(name: str | Path, overrides: Sequence[str] = (), *, below: Sequence[str] = ()) -> Recipe:
+    """A recipe by the name of a shipped one or the path of a file, with `key=value` overrides.
+
+    `below` names recipes that it is laid over, as if its `base` named them first.
+
+    Raises:
+        SegueError: it does not exist, is not YAML, or anything in it will not do; the message
+            names the key and what would do.
+
+    Example:
+        >>> load("source-only-demo").stages["train"].kind
+        'train'
+    """
+    recipe = parse(Recipe, resolve(name, overrides, below=below), where="")
+    check_parts(recipe)
+    return recipe

@@ -1,0 +1,1 @@
+"""Running recipes: once, again, many times, on a cluster."""
