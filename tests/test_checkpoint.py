@@ -16,6 +16,7 @@ import torch
 import segue
 from segue.errors import SegueError
 from segue.storage import checkpoint, whole
+from segue.storage.whole import DamagedError
 
 STATE = {"networks": {"a": {"weight": torch.arange(4000.0)}}, "seed": 3}
 
@@ -219,7 +220,7 @@ def test_a_damage_of_one_bit_anywhere_is_told(tmp_path):
         broken = bytearray(whole)
         broken[place] ^= 1 << place % 8
         path.write_bytes(broken)
-        with pytest.raises(whole.DamagedError, match=r"is damaged|cannot be read"):
+        with pytest.raises(DamagedError, match=r"is damaged|cannot be read"):
             checkpoint.load(path)
 
 
@@ -227,7 +228,7 @@ def test_without_its_seal_it_is_damaged(tmp_path):
     checkpoint.save(tmp_path, 1, STATE)
     path = checkpoint.path_of(tmp_path, 1)
     path.write_bytes(path.read_bytes()[: -checkpoint._SEALED])
-    with pytest.raises(whole.DamagedError, match="its checksum is not that of its contents"):
+    with pytest.raises(DamagedError, match="its checksum is not that of its contents"):
         checkpoint.load(path)
 
 
@@ -276,7 +277,7 @@ def limited_to(count):
 def test_a_limit_on_the_size_of_files_is_told(tmp_path):
     """The kernel's own refusal, in a process of its own."""
     code = (
-        "import sys, torch; from pathlib import Path; from segue import checkpoint\n"
+        "import sys, torch; from pathlib import Path; from segue.storage import checkpoint\n"
         "state = {'weight': torch.zeros(50_000)}\n"
         "try: checkpoint.save(Path(sys.argv[1]), 1, state)\n"
         "except checkpoint.SegueError as error: print(error)"

@@ -45,6 +45,8 @@ from segue.errors import SegueError
 from segue.losses import LOSSES
 from segue.models.batch_norm import Mode
 from segue.recipe import files as recipe_files
+from segue.recipe import recipe as recipe_module
+from segue.recipe import schema
 from segue.recipe.recipe import PhaseSettings
 from segue.running import run as running
 from segue.stages import STAGES
@@ -298,7 +300,11 @@ def test_a_run_leaves_what_the_page_says(tmp_path, tiny_recipe):
 
 def test_every_key_of_a_recipe_is_explained():
     text = (DOCS / "recipes.md").read_text() + (DOCS / "own-data.md").read_text()
-    models = [value for value in vars(recipe).values() if hasattr(value, "model_fields")]
+    models = [
+        value
+        for value in (vars(recipe_module) | vars(schema)).values()
+        if hasattr(value, "model_fields")
+    ]
     keys = {key for model in models for key in model.model_fields} - {"format"}
     assert {"accumulate", "clip", "repeat", "ids", "heads"} - keys == {"ids"}
     unexplained = {key for key in keys if not re.search(rf"\b{key}\b", text)}

@@ -120,7 +120,7 @@ class TestSignals:
     def test_between_stages_it_is_heard_at_once(
         self, monkeypatch, uninterrupted, tiny_recipe, tmp_path
     ):
-        evaluate = "segue.inference.evaluation.evaluate"
+        evaluate = "segue.stages.evaluate.evaluate"
         with monkeypatch.context() as patch:
             patch.setattr(evaluate, lambda *_, **__: send(signal.SIGTERM)())
             with pytest.raises(Stopped, match="SIGTERM: stopped"):

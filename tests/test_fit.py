@@ -18,6 +18,7 @@ from segue.errors import SegueError
 from segue.recipe.schema import TrainStage
 from segue.runtime import memory
 from segue.runtime.processes import World
+from segue.training.networks import Networks
 from segue.training.state import Training
 
 GOOD = Measured("cpu", 16 * GIB, 4 * GIB, 3.6)
@@ -204,7 +205,7 @@ def test_other_faults_stay_what_they_are(tiny_recipe, monkeypatch, capsys):
 @pytest.mark.skipif(not memory.STATUS.exists(), reason="only Linux keeps such limits")
 def test_a_limit_makes_torch_say_so():
     tried = (
-        "import torch; from segue import memory; memory.limit(64 * 2**20)\n"
+        "import torch; from segue.runtime import memory; memory.limit(64 * 2**20)\n"
         "try: torch.ones(2**27)\n"
         "except RuntimeError as error: print(memory.ran_out(error))"
     )
@@ -251,6 +252,6 @@ def test_training_itself_says_so(monkeypatch, tmp_path):
         raise RuntimeError(OUT)
 
     monkeypatch.setattr(loop, "iterate", full)
-    training = Training(loop.Networks({}), [], 1, lambda *_: iter([[{}]]))
+    training = Training(Networks({}), [], 1, lambda *_: iter([[{}]]))
     with pytest.raises(SegueError, match="iteration 0: memory ran out"):
         loop.train(training, Silent(), tmp_path, checkpoint_every=1)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from segue.datasets.derived import image_paths, label_paths
 from segue.datasets.reading import read_image, read_raw_label
-from segue.figures import share_kept as kept
+from segue.figures import figure
 from segue.inference.evaluation import Evaluation
 from segue.label_space import IGNORE
 from segue.recipe import build as assembly
@@ -37,7 +37,7 @@ from segue.work_dir import load as load_model
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """Half of a second for each; test_pseudo_label_stage.py looks at them."""
-    monkeypatch.setattr(kept, "save", lambda *_: None)
+    monkeypatch.setattr(figure, "save", lambda *_: None)
 
 
 def once_at_paper_scale(name: str) -> list[str]:

@@ -13,6 +13,7 @@ from segue import recipe
 from segue.demo.worlds import write_worlds
 from segue.errors import SegueError
 from segue.inference import model
+from segue.label_space import LABEL_SPACES
 from segue.losses.grouping import GroupOrthogonality
 from segue.models import MODELS
 from segue.models.grouping import dff_grouping, k_means_grouping
@@ -63,7 +64,7 @@ def work_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work_dir")
     torch.manual_seed(0)
     settings = {key: value for key, value in MODEL.items() if key != "kind"}
-    space = recipe.LABEL_SPACES["cityscapes"]
+    space = LABEL_SPACES["cityscapes"]
     segmenter = MODELS[MODEL["kind"]](space.num_classes, **settings)
     for parameter in segmenter.heads.parameters():
         torch.nn.init.normal_(parameter, std=0.5)  # so that pixels differ

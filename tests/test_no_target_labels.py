@@ -53,7 +53,8 @@ sys.addaudithook(hook)
 
 TRAIN = """
 import json, sys
-from segue import recipe, running
+from segue import recipe
+from segue.running import run as running
 name, overrides, out = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
 for workers in (0, 1):
     one = recipe.load(name, [*overrides, f"workers={workers}"])

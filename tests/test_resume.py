@@ -40,7 +40,7 @@ SHORT = (
 )
 FROM = "stages.train.networks.segmenter.load_from"
 ITERATION, MODEL = "segue.training.loop.begin", "segue.stages.train.save_networks"
-EVALUATION = "segue.inference.evaluation.evaluate"
+EVALUATION = "segue.stages.evaluate.evaluate"
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_killed_from_outside(data, tiny_recipe, tmp_path):
     more = [SMALL, "stages.train.iterations=14", "stages.train.log_every=4"]
     often = [*tiny.overrides(NAME, data), *more, "stages.train.checkpoint_every=1"]
     code = (
-        "import json, sys; from segue import recipe, running\n"
+        "import json, sys; from segue import recipe; from segue.running import run as running\n"
         f"running.run(recipe.load({NAME!r}, json.loads(sys.argv[1])), sys.argv[2])"
     )
     killed = tmp_path / "killed"

@@ -29,6 +29,7 @@ from segue.cli import commands as cli
 from segue.datasets import folder as folder_dataset
 from segue.datasets.derived import image_paths
 from segue.errors import SegueError, printable
+from segue.figures import figure
 from segue.figures import share_kept as kept
 from segue.inference import model
 from segue.models import table
@@ -151,7 +152,7 @@ def test_parts_are_named_by_tables_alone(project, monkeypatch):
         "stages.train.terms.segmentation.kind",
         "stages.train.source.augment=[os.system]#",
     ):
-        for name in ("os.system", "segue.plugins:load", "__import__", "builtins.exec"):
+        for name in ("os.system", "segue.recipe.plugins:load", "__import__", "builtins.exec"):
             with pytest.raises(SegueError, match="unknown"):
                 recipe.load("good.yaml", [f"{key}={name}"])
 
@@ -499,8 +500,8 @@ def test_the_page_shows_names_as_text(word, tmp_path):
 
 @pytest.mark.parametrize("word", MARKUP)
 def test_pictures_tables_and_consoles_show_names_as_text(word, tmp_path):
-    figure = kept.draw({word: 0.5, "plain": None}, [(1, 2, 3), (3, 2, 1)], total=0.4, title=word)
-    figure.save(figure, tmp_path / "kept")
+    drawn = kept.draw({word: 0.5, "plain": None}, [(1, 2, 3), (3, 2, 1)], total=0.4, title=word)
+    figure.save(drawn, tmp_path / "kept")
     table = iou_table([Row(word, {word: [0.5]}, [0.5])], protocol=word, classes=[word])
     shown = Console(file=io.StringIO(), width=200, markup=False)
     shown.print(table.to_rich(200))

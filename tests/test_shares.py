@@ -197,7 +197,7 @@ def test_confusion_matrices_add_up(scored, size, monkeypatch):
     models, dataset = scored
     whole = evaluation.evaluate(models, dataset, ["19"])
     shares = []
-    monkeypatch.setattr(evaluate, "gather", lambda counts, _: shares.append(counts) or [counts])
+    monkeypatch.setattr(evaluation, "gather", lambda counts, _: shares.append(counts) or [counts])
     for rank in range(size):
         evaluation.evaluate(models, dataset, ["19"], world=World(rank, size))
     monkeypatch.setattr(evaluate, "gather", lambda *_: shares)
@@ -264,7 +264,7 @@ def test_how_threads_wait_is_told_before_torch_is_loaded(given, wanted):
     names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     code = f"""if True:
         import contextlib, os, sys
-        from segue import cli
+        from segue.cli import commands as cli
         cli.app = lambda **_: None
         with contextlib.suppress(SystemExit):
             cli.main([])

@@ -11,7 +11,7 @@ from segue.cli import commands as cli
 from segue.demo import demo as demonstration
 from segue.demo.demo import SYSTEMS, shortened, trained
 from segue.errors import SegueError
-from segue.figures import share_kept as kept
+from segue.figures import figure
 from segue.recipe import load
 from segue.recipe.files import shipped
 from segue.recipe.recipe import TrainStage
@@ -74,7 +74,7 @@ def mine(data, tmp_path_factory):
 @pytest.fixture(autouse=True, scope="module")
 def no_pictures():
     """Half of a second for each; test_pseudo_label_stage.py looks at them."""
-    with mock.patch.object(kept, "save"):
+    with mock.patch.object(figure, "save"):
         yield
 
 

@@ -98,7 +98,7 @@ class Model:
     def window_bands(
         self, image: NDArray[np.uint8], *, batch: int = 1
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Mean probabilities over windows of `size`, by bands of rows; see `segue.windows`."""
+        """Mean probabilities over windows of `size`, by bands of rows; see `sliding_window`."""
 
         def votes_of(windows: Sequence[NDArray[np.uint8]]) -> list[list[Vote]]:
             return [self.votes(logits) for logits in self.logits_of_all(windows)]

@@ -90,6 +90,7 @@ class Recipe(Settings):
     """What is run, as checked settings.
 
     Example:
+        >>> from segue.recipe import load
         >>> recipe = load("source-only-demo", ["seed=3", "stages.train.iterations=20"])
         >>> recipe.seed, list(recipe.stages), recipe.stages["train"].iterations
         (3, ['train', 'evaluate'], 20)

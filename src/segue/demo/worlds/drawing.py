@@ -36,7 +36,7 @@ def draw_scene(
         The image [height, width, 3] RGB and its ids [height, width], both uint8.
 
     Example:
-        >>> from segue.datasets.procedural import TARGET
+        >>> from segue.demo.worlds import TARGET
         >>> image, ids = draw_scene(TARGET, seed=3, size=(64, 32))
         >>> image.shape, ids.shape, bool((ids[-1] == 1).any())
         ((32, 64, 3), (32, 64), True)
