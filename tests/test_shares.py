@@ -200,7 +200,7 @@ def test_confusion_matrices_add_up(scored, size, monkeypatch):
     monkeypatch.setattr(evaluation, "gather", lambda counts, _: shares.append(counts) or [counts])
     for rank in range(size):
         evaluation.evaluate(models, dataset, ["19"], world=World(rank, size))
-    monkeypatch.setattr(evaluate, "gather", lambda *_: shares)
+    monkeypatch.setattr(evaluation, "gather", lambda *_: shares)
     merged = evaluation.evaluate(models, dataset, ["19"], world=World(0, size))
     assert merged.confusion.dtype == whole.confusion.dtype == np.int64
     np.testing.assert_array_equal(merged.confusion, whole.confusion)
