@@ -1,6 +1,7 @@
 """Who may import whom: each room only what stands before it, and nobody in a circle."""
 
 import ast
+import re
 from pathlib import Path
 
 import segue
@@ -68,3 +69,21 @@ def test_no_room_imports_one_that_stands_after_it():
         and ORDER.index(module.split(".")[1]) > ORDER.index(room(path))
     ]
     assert not upwards
+
+
+def test_the_page_on_the_architecture_is_true():
+    """Rooms in their order, and files that exist."""
+    page = (HOME.parent.parent / "docs/architecture.md").read_text()
+    table = page.split("\n\n")[2]
+    named = [name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row)]
+    assert named == ORDER
+    paths = re.findall(r"`([\w/]+(?:\.py|/))`", page)
+    assert len(paths) > 20
+    assert not [path for path in paths if not ((HOME / path).exists() or Path(path).exists())]
+
+
+def test_nothing_that_trains_imports_what_is_deployed():
+    trains = ("training", "losses", "views", "pseudo_labels", "recipe", "stages", "running")
+    deployed = {"predicting", "exporting", "serving"}
+    for path in (path for start in trains for path in (HOME / start).rglob("*.py")):
+        assert not {module.split(".")[1] for module in imports(path)} & deployed, path
