@@ -252,6 +252,6 @@ def test_training_itself_says_so(monkeypatch, tmp_path):
         raise RuntimeError(OUT)
 
     monkeypatch.setattr(loop, "iterate", full)
-    training = Training(Networks({}), [], 1, lambda *_: iter([[{}]]))
+    training = Training(Networks({}), [], 1, lambda *_: (one for one in [[{}]]))
     with pytest.raises(SegueError, match="iteration 0: memory ran out"):
         loop.train(training, Silent(), tmp_path, checkpoint_every=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +103,8 @@ def _compute(run: Run, stage: CentresStage, console: Console | None) -> Centres:
         console=console,
         title=f"centres, {stage.model}",
     )
-    sums = sum_features(steps, stage.view, stage.feature, where=f"centres of {stage.model}")
+    with closing(steps):
+        sums = sum_features(steps, stage.view, stage.feature, where=f"centres of {stage.model}")
     assert sums is not None
     return Centres(stage.model, _matrix(between(centres_of(*sums))))
 

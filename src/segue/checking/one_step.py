@@ -10,6 +10,7 @@ import math
 import statistics
 import sys
 import time
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -102,9 +103,19 @@ def prepared(
     # The first step that is taken is to be one whose terms are examined.
     soon = stage.model_copy(update={"log_every": min(stage.log_every, 2)})
     training = train.training_of(
-        recipe, name, soon, networks, lambda *_: iter(()), world=world, iterations=stage.iterations
+        recipe,
+        name,
+        soon,
+        networks,
+        _no_batches,
+        world=world,
+        iterations=stage.iterations,
     )
     return training, notes
+
+
+def _no_batches(*_: int) -> Generator[list[dict[str, Batch]], None, None]:
+    yield from ()
 
 
 def clock(device: torch.device) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import sys
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from segue.datasets.augmentation import Augmentation
 
 T = TypeVar("T")
+_OPEN: set[Any] = set()  # iterators of this process that have reading processes
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,15 @@ def batches(
     world: int = 1,
     workers: int | None = None,
     device: torch.device | None = None,
-) -> Iterator[list[dict[str, Batch]]]:
+) -> Generator[list[dict[str, Batch]], None, None]:
     """For each iteration from `start` to `stop - 1`, its micro batches by role.
 
     Every sample is a function of (seed, role, its place in the joint batch, iteration), so
     starting anywhere, with any workers, gives what an uninterrupted run gives, and all processes
     together draw the joint batch of one.
+
+    Whoever draws closes the generator on every way out (`contextlib.closing`): that ends the
+    reading processes.
 
     Args:
         roles: by name.
@@ -110,12 +115,13 @@ def batches(
     return _one_ahead(draws, stop - start)
 
 
-def _one_ahead(draws: Generator[T, None, None], count: int) -> Iterator[T]:
+def _one_ahead(draws: Generator[T, None, None], count: int) -> Generator[T, None, None]:
     """The same, each drawn and sent to the GPU while the one before is in use."""
     with closing(draws):
         if count:
             yield next(draws)  # torch watches over reading processes that the main thread started
-        yield from ahead(lambda _: next(draws), range(count - 1))
+        with closing(ahead(lambda _: next(draws), range(count - 1))) as rest:
+            yield from rest
 
 
 @dataclass(frozen=True)
@@ -239,7 +245,18 @@ def _pool(
             generator=torch.Generator(),  # training's own generator must not move
         )
     with _without_main(), children_undisturbed():
-        reads = iter(loader)
+        reads: Any = iter(loader)
+    _OPEN.add(reads)
+    try:
+        yield from _reads(reads)
+    finally:
+        # What an exception still refers to, the garbage collector would not end in time: Python
+        # waits at its end for children that ignore its signals.
+        reads._shutdown_workers()
+        _OPEN.discard(reads)
+
+
+def _reads(reads: Iterator[Any]) -> Iterator[dict[str, _Read] | SegueError]:
     while True:
         try:
             read = next(reads)
@@ -255,6 +272,13 @@ def _pool(
                 "to 0",
             ) from error
         yield read
+
+
+@atexit.register  # before that of multiprocessing, which was registered earlier
+def _end_all() -> None:
+    """Ends the reading processes of whoever did not close what it drew from."""
+    for reads in list(_OPEN):
+        reads._shutdown_workers()
 
 
 def _context(reader: _Reader) -> BaseContext:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import cast
 
@@ -61,7 +62,8 @@ def run(
         console=console,
         title=name,
     )
-    mine = sum_features(steps, stage.view, stage.feature, where=f"stages.{name}.view")
+    with closing(steps):
+        mine = sum_features(steps, stage.view, stage.feature, where=f"stages.{name}.view")
     every = [sums for sums in distributed.gather(mine, world) if sums is not None]
     sums, counts = (torch.stack(parts).sum(0) for parts in zip(*every, strict=True))
     centres = centres_of(sums, counts)
@@ -84,7 +86,7 @@ def epoch(
     world: World,
     console: Console | None,
     title: str,
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """A step for each source image that this process takes; all processes take each image once.
 
     What is drawn for an image, such as the target image that it is aligned with, follows from the
@@ -104,13 +106,14 @@ def epoch(
     )
     meter = Meter(console if world.leads else None, title, images, "img")
     meter.start()
-    for iteration, (drawn,) in enumerate(draws):
-        place = iteration * world.size + world.rank
-        if place < images:  # what lies beyond belongs to the next epoch
-            moved = {role: batch.to(world.device) for role, batch in drawn.items()}
-            networks = {"segmenter": segmenter}
-            yield Step(moved, networks, iteration=place, views=views, seed=seed)
-        meter.advance(min((iteration + 1) * world.size, images))
+    with closing(draws):
+        for iteration, (drawn,) in enumerate(draws):
+            place = iteration * world.size + world.rank
+            if place < images:  # what lies beyond belongs to the next epoch
+                moved = {role: batch.to(world.device) for role, batch in drawn.items()}
+                networks = {"segmenter": segmenter}
+                yield Step(moved, networks, iteration=place, views=views, seed=seed)
+            meter.advance(min((iteration + 1) * world.size, images))
     meter.stop()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -72,7 +73,8 @@ def run(
         console=console,
         title=name,
     )
-    samples = sample(steps)
+    with closing(steps):
+        samples = sample(steps)
     network = fit(np.concatenate(list(samples.values())), seed)
     found = summarise(network, samples, recipe.classes().classes)
     write_whole(work_dir / name / FILE, lambda file: file.write(found.as_json().encode()))
@@ -90,17 +92,18 @@ def drawn(
     world: World,
     console: Console | None,
     title: str,
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """A step for each pair of images that is looked at, a source and a target image in each."""
     pairs = min(IMAGES, max(len(role.dataset) for role in roles.values()))
     draws = batches(roles, batch_size=1, seed=seed, start=0, stop=pairs, workers=workers)
     meter = Meter(console, title, pairs, "pairs")
     meter.start()
-    for iteration, (pair,) in enumerate(draws):
-        moved = {role: batch.to(world.device) for role, batch in pair.items()}
-        networks = {"segmenter": segmenter}
-        yield Step(moved, networks, iteration=iteration, seed=seed)
-        meter.advance(iteration + 1)
+    with closing(draws):
+        for iteration, (pair,) in enumerate(draws):
+            moved = {role: batch.to(world.device) for role, batch in pair.items()}
+            networks = {"segmenter": segmenter}
+            yield Step(moved, networks, iteration=iteration, seed=seed)
+            meter.advance(iteration + 1)
     meter.stop()
 
 

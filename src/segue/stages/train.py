@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from rich.console import Console
@@ -54,7 +54,7 @@ def run(
     seed = assembly.seed_of(recipe, name)
     iterations = stage.iterations if until is None else min(until, stage.iterations)
 
-    def draw(first: int, stop: int) -> Iterator[list[dict[str, Batch]]]:
+    def draw(first: int, stop: int) -> Generator[list[dict[str, Batch]], None, None]:
         return batches(
             roles,
             batch_size=stage.batch_size,

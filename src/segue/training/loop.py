@@ -8,7 +8,7 @@ terms; nothing here knows which.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,9 @@ def train(training: Training, tracker: Tracker, folder: Path, *, checkpoint_ever
     training.networks.train()
     distributed.spread(training.networks.values(), training.world)
     tracker.begin(start)
-    try:
-        draws = training.draw(start, training.iterations)
+    with ExitStack() as left:
+        left.callback(tracker.close)
+        draws = left.enter_context(closing(training.draw(start, training.iterations)))
         for iteration, micro_batches in zip(range(start, training.iterations), draws, strict=True):
             training.guard.keep(training.networks)
             try:
@@ -60,8 +61,6 @@ def train(training: Training, tracker: Tracker, folder: Path, *, checkpoint_ever
             if stop:
                 distributed.meet(training.world)
                 raise stopping.Stopped(stop, f"{folder.parent} is saved after iteration {done}")
-    finally:
-        tracker.close()
 
 
 def iterate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -13,7 +13,7 @@ from segue.training.networks import Networks
 from segue.training.phases import Phase
 from segue.training.step import Step, View
 
-Draw = Callable[[int, int], Iterator[list[dict[str, Batch]]]]
+Draw = Callable[[int, int], Generator[list[dict[str, Batch]], None, None]]
 
 
 @runtime_checkable
