@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from segue.datasets.files import opened, state
+from segue.datasets.label_files import LabelPixels, decode_label
+from segue.datasets.picture_files import (
+    FORMATS,
+    opened_picture,
+    orientation_of,
+    readable,
+    turned,
+    upright_size,
+)
 from segue.errors import SegueError
 
 # The largest image that PIL opens without a word, four channels of 16 bits: a small ZIP file may
 # unpack to anything.
 MOST_BYTES = 8 * 89_478_485
-_PNG = b"\x89PNG\r\n\x1a\n"
-_GREY, _COLOUR, _COLOUR_ALPHA = 0, 2, 6  # PNG colour types
-# Not all that PIL knows: for some it starts other programs.
-FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def read_image(path: Path) -> Image.Image:
@@ -43,15 +46,16 @@ def decode_image(data: bytes, where: object) -> Image.Image:
     Raises:
         SegueError: the file is truncated, no image or too large.
     """
-    with _readable(where), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with opened_picture(data, where) as image:
         image.load()
+        orientation = orientation_of(image)
         if image.mode.startswith("I;16"):  # PIL would cut 16 bits off at 255
-            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-        return image.convert("RGB")
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return Image.fromarray(turned(np.asarray(image.convert("RGB")), orientation))
 
 
 def read_image_size(path: Path) -> tuple[int, int]:
-    """Width and height, from the header alone.
+    """Width and height of the upright picture, mostly from the header alone.
 
     Raises:
         SegueError: the file is missing, empty, no image or too large.
@@ -60,67 +64,46 @@ def read_image_size(path: Path) -> tuple[int, int]:
         if not file.read(1):
             raise _empty(path)
         file.seek(0)
-        with _readable(path), Image.open(file, formats=FORMATS) as image:
-            return image.size
+        with readable(path), Image.open(file, formats=FORMATS) as image:
+            return upright_size(image, file)
+
+
+def read_label_pixels(path: Path) -> LabelPixels:
+    """The pixels of a label file exactly as stored, as `decode_label` says.
+
+    Raises:
+        SegueError: the file is missing, empty, truncated, too large, or not read exactly.
+    """
+    return decode_label(_read_bytes(path), path)
 
 
 def read_raw_label(path: Path) -> NDArray[np.uint16]:
     """The ids [H, W] of a label file.
 
-    A palette image gives its indices, a grey one of 1 to 16 bits its values, and a colour one
+    A palette image gives its indices, a grey one of 1 to 32 bits its values, and a colour one
     (SYNTHIA's with 16 bits, CARLA's with 8) its first channel, red, where the others can be told
     from a picture.
 
     Raises:
         SegueError: the file is missing, empty, truncated, too large, or holds no ids.
     """
-    data = _read_bytes(path)
-    bits, colour_type = _png_header(data, path)
-    with _readable(path), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        if image.format == "JPEG":
-            raise SegueError(
-                "a JPEG cannot hold class ids, it changes them", where=path, fix="store PNG labels"
-            )
-        if bits == 16 and colour_type in (_COLOUR, _COLOUR_ALPHA):
-            # OpenCV decodes what is left of a broken file without a word, PIL's check does not.
-            image.verify()
-            decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-            if decoded is None or decoded.dtype != np.uint16:
-                raise OSError("cannot be decoded")
-            return np.ascontiguousarray(decoded[..., 2])  # OpenCV's order is blue, green, red
-        image.load()
-        raw = np.asarray(image)
-    if image.mode in ("RGB", "RGBA"):
+    pixels = read_label_pixels(path)
+    raw = pixels.values
+    if raw.ndim == 3:
         red, others = raw[..., 0], raw[..., 1:3]
-        if others.any() and not (others == red[..., None]).all():
+        colour = raw.shape[2] >= 3 and pixels.bits == 8
+        if colour and others.any() and not (others == red[..., None]).all():
             raise SegueError(
                 "the label is a colour picture, not class ids",
                 where=path,
                 fix="store one channel whose values are the ids",
             )
         raw = red
-    elif image.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
-        raise SegueError(
-            f"a label of mode {image.mode} holds no class ids",
-            where=path,
-            fix="store one channel of 8 or 16 bits",
-        )
-    elif colour_type == _GREY and bits in (2, 4):
-        raw = raw // (255 // (2**bits - 1))  # PIL spreads the few values over 0 to 255
     if raw.dtype.kind == "i" and (raw.min() < 0 or raw.max() > 65535):
         raise SegueError(
             f"ids reach from {raw.min()} to {raw.max()}", where=path, fix="use ids 0 to 65535"
         )
     return raw.astype(np.uint16)
-
-
-def _png_header(data: bytes, path: Path) -> tuple[int, int] | tuple[None, None]:
-    """Bits per channel and colour type of a PNG file, nothing for any other."""
-    if not data.startswith(_PNG) or len(data) < 26:
-        return None, None
-    if data[12:16] != b"IHDR":  # PIL finds it elsewhere too, and would make 8 bits of 16
-        raise SegueError("the header does not come first", where=path, fix="store it as PNG anew")
-    return data[24], data[25]
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -152,30 +135,4 @@ def _openable(path: Path) -> Iterator[None]:
     except OSError as error:
         raise SegueError(
             f"cannot be opened ({error.strerror or error})", where=path, fix="check the file"
-        ) from error
-
-
-@contextmanager
-def _readable(where: object) -> Iterator[None]:
-    """Turns what a decoder refuses into an error for the user."""
-    try:
-        yield
-    except SegueError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise SegueError(
-            f"the image is too large to open safely ({error})",
-            where=where,
-            fix="cut it into smaller images",
-        ) from error
-    except UnidentifiedImageError as error:
-        raise SegueError(
-            "not an image", where=where, fix="remove the file or replace it by an image"
-        ) from error
-    # Decoders raise whatever a damaged file leads them to: OSError, IndexError, zlib's own, ...
-    except Exception as error:
-        raise SegueError(
-            f"the image is truncated or damaged ({error or type(error).__name__})",
-            where=where,
-            fix="copy or download it again",
         ) from error

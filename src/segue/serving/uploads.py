@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.types import Message
@@ -128,7 +128,7 @@ def decoded(data: bytes, name: str, limits: Limits) -> NDArray[np.uint8]:
         told = f"{name}: {width}x{height} pixels are more than {limits.megapixels:g} megapixels"
         raise RefusalError(413, f"{told}; send a smaller image")
     try:
-        return np.array(ImageOps.exif_transpose(decode_image(data, name)))
+        return np.array(decode_image(data, name))
     except SegueError as error:
         raise RefusalError(422, str(error)) from error
 
