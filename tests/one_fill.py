@@ -17,10 +17,10 @@ def fill(settings: Path, out: Path, seconds: float) -> None:
     """Fills a recipe's cache from slow files, and leaves how many of them it read."""
     seen, read = [], dataset.read_image
 
-    def slow(path):
+    def slow(path, *more):
         seen.append(path)
         time.sleep(seconds)
-        return read(path)
+        return read(path, *more)
 
     with mock.patch.object(dataset, "read_image", slow):
         world = distributed.join("cpu")

@@ -58,7 +58,9 @@ def measure(run: Run, dataset: Dataset, *, count: int, shown: int, meter: Meter)
     pixels, total = np.zeros(classes, np.int64), np.zeros(classes)
     kept = spread(min(count, len(dataset)), shown)
     maps = []
-    for place, (_, image) in enumerate(images(dataset, count, models.models[0].size)):
+    for place, (_, image) in enumerate(
+        images(dataset.read_by(models.range), count, models.models[0].size)
+    ):
         found = probabilities(models, image)
         unsure, label = entropy(found), found.argmax(0).flatten()
         pixels += torch.bincount(label, minlength=classes).numpy()

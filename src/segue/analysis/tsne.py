@@ -59,7 +59,11 @@ def measure(run: Run, datasets: Sequence[Dataset], *, count: int, pixels: int) -
     for domain, dataset in enumerate(datasets):
         chosen = spread(len(dataset), count)
         for index in chosen:
-            of = probabilities(models, dataset.image(index, size)).flatten(1).T.numpy()
+            of = (
+                probabilities(models, dataset.read_by(models.range).image(index, size))
+                .flatten(1)
+                .T.numpy()
+            )
             # Drawn by the image, so that runs are shown the same pixels.
             order = np.random.default_rng([domain, index]).permutation(len(of))
             member = of.argmax(1)

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.filesize import decimal
 
+from segue.checking.depth import depth_of
 from segue.checking.report import Report, share, told
 from segue.datasets import Dataset
 from segue.datasets.inspection import Inspection, inspect
@@ -112,6 +113,7 @@ def check_data(
     report.problems += [told(where, problem) for problem in inspection.problems]
     rows = [("as", ", ".join(roles)), ("images", _count(inspection, use, dataset))]
     rows += _sizes(inspection, use, where, report)
+    rows += depth_of(inspection, dataset.range, where, report)
     if use.labels and dataset.labelled:
         rows += _labels(inspection, dataset, where, report)
         title = f"{use.data} {use.size[0]}x{use.size[1]}"

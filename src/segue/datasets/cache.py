@@ -127,8 +127,8 @@ def cached(dataset: Dataset, folder: Path) -> Dataset:
     """The dataset, read from a cache where that has it; nothing is written.
 
     Fingerprints cover names, sizes and times of the files (in ZIP files their checksums), how they
-    are resized, Pillow's version and, for labels, what becomes of raw ids. Labels that are not to
-    be read are not looked at.
+    are resized, the range of the images, Pillow's version and, for labels, what becomes of raw
+    ids. Labels that are not to be read are not looked at.
     """
     images = _fingerprint(dataset, "images")
     labels = _fingerprint(dataset, "labels") if dataset.labelled else None
@@ -139,6 +139,8 @@ def cached(dataset: Dataset, folder: Path) -> Dataset:
 
 def _fingerprint(dataset: Dataset, half: Half) -> str:
     digest = blake2b(repr((FORMAT, half, RESIZED[half], PIL.__version__)).encode(), digest_size=8)
+    if half == "images":
+        digest.update(repr(dataset.range).encode())
     if half == "labels":
         digest.update(repr((dataset.unknown, dataset.sizes_differ)).encode())
         digest.update(dataset.ids.tobytes())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segue.datasets.cache import Cache
-from segue.datasets.reading import read_image, read_image_size, read_raw_label
+from segue.datasets.depth import Deep, Range
+from segue.datasets.reading import read_image, read_image_size, read_picture, read_raw_label
 from segue.errors import SegueError
 from segue.label_space import IGNORE, LabelSpace
 
@@ -44,6 +45,7 @@ class Dataset:
         sizes_differ: whether a label may be of another size than its image file, as where a
             stage has made one of them at the size it works at.
         cache: where images and labels may lie decoded and resized already.
+        range: what is black and white in images of more than 8 bits; None: by their depth.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Dataset:
     unknown: Literal["ignore", "refuse"] = "ignore"
     sizes_differ: bool = False
     cache: Cache | None = None
+    range: Range | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -76,10 +79,25 @@ class Dataset:
             kept = self.cache.image(index, size)
             if kept is not None:
                 return kept
-        image = read_image(self.items[index].image)
+        image = read_image(self.items[index].image, self.range)
         if size is not None and size != image.size:
             image = image.resize(size, Image.Resampling.BICUBIC)
         return np.array(image)
+
+    def picture(self, index: int) -> NDArray[np.uint8] | Deep:
+        """The upright image at its own size; of more than 8 bits as the file holds it.
+
+        Raises:
+            SegueError: as for `image`.
+        """
+        return read_picture(self.items[index].image)
+
+    def read_by(self, range_: Range | None) -> Dataset:
+        """The dataset read as a model reads images, where it has no range of its own."""
+        if self.range is not None or range_ is None:
+            return self
+        cache = None if self.cache is None else replace(self.cache, images=None)
+        return replace(self, range=range_, cache=cache)
 
     def label(self, index: int, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """The train ids [H, W], 255 ignored, resized (nearest, PIL's) to `size` (width, height).

@@ -52,7 +52,7 @@ def pseudo_labelled(dataset: Dataset, folder: Path) -> Dataset:
     train_ids = {**{train: train for train in range(space.num_classes)}, IGNORE: IGNORE}
     cache = None if dataset.cache is None else replace(dataset.cache, labels=None)
     table = id_table(train_ids, space)
-    return Dataset(folder.name, items, space, table, "refuse", True, cache)
+    return Dataset(folder.name, items, space, table, "refuse", True, cache, dataset.range)
 
 
 def _places(dataset: Dataset, folder: Path) -> list[Path]:

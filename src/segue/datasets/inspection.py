@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segue.datasets.dataset import UNKNOWN, Dataset, resize_label
+from segue.datasets.depth import Deep, Measured
 from segue.datasets.files import is_file
 from segue.errors import SegueError
 from segue.label_space import IGNORE
@@ -32,6 +33,8 @@ class Inspection:
         unknown: pixels in the files by raw id that the table does not list.
         missing: label files that are not there.
         problems: one line for each thing to mend; ids that are refused count as one.
+        deep: what the images of more than 8 bits hold together, by their depth.
+        shallow: images of 8 bits.
     """
 
     total: int
@@ -43,6 +46,8 @@ class Inspection:
     unknown: dict[int, int]
     missing: tuple[Path, ...]
     problems: tuple[str, ...]
+    deep: tuple[Measured, ...] = ()
+    shallow: int = 0
 
 
 @dataclass
@@ -50,6 +55,7 @@ class _Look:
     """What one image and its label hold."""
 
     size: tuple[int, int] | None = None
+    deep: Measured | None = None  # None of 8 bits
     pixels: NDArray[np.int64] | None = None  # [256] by train id
     unknown: dict[int, int] = field(default_factory=dict)
     missing: Path | None = None
@@ -86,8 +92,13 @@ def inspect(
 def _look(dataset: Dataset, index: int, size: tuple[int, int] | None) -> _Look:
     item, look = dataset.items[index], _Look()
     try:
-        height, width, _ = dataset.image(index).shape
-        look.size = width, height
+        picture = dataset.picture(index)
+        values = picture.values if isinstance(picture, Deep) else picture
+        look.size = values.shape[1], values.shape[0]
+        if isinstance(picture, Deep):
+            look.deep = picture.measured(dataset.range)
+            if look.deep.shown is None:
+                picture.rgb(dataset.range)  # says why
     except SegueError as error:
         look.problems.append(str(error))
     if item.label is None:
@@ -148,4 +159,24 @@ def _gather(dataset: Dataset, looks: list[_Look]) -> Inspection:
         unknown=dict(sorted(unknown.items())),
         missing=missing,
         problems=tuple(problems),
+        deep=_together([look.deep for look in looks if look.deep is not None]),
+        shallow=sum(look.size is not None and look.deep is None for look in looks),
     )
+
+
+def _together(measured: list[Measured]) -> tuple[Measured, ...]:
+    """What several images hold, in one for each depth."""
+    found = []
+    for depth in dict.fromkeys(one.depth for one in measured):
+        same = [one for one in measured if one.depth == depth]
+        shown = [one.shown for one in same if one.shown is not None]
+        found.append(
+            Measured(
+                depth,
+                min(one.low for one in same),
+                max(one.high for one in same),
+                (min(low for low, _ in shown), max(high for _, high in shown)) if shown else None,
+                sum(one.clipped for one in same) / len(same),
+            )
+        )
+    return tuple(found)

@@ -42,6 +42,27 @@ _TIFF_CODECS = {
 }
 _PNM = re.compile(rb"P[1-7fF](?:\s|#[^\r\n]*[\r\n])+\d+(?:\s|#[^\r\n]*[\r\n])+\d+")
 _PNM_HIGHEST = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])+(\d+)")
+# How files begin that people take for images that are read; `ftyp` comes after four bytes.
+_KNOWN = {
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "BigTIFF",
+    b"MM\0+": "BigTIFF",
+    PNG: "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"BM": "BMP",
+    b"ftypavif": "AVIF",
+    b"ftyphei": "HEIC",
+    b"ftypmif1": "HEIF",
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL": "JPEG XL",
+    b"\x76\x2f\x31\x01": "OpenEXR",
+    b"\x93NUMPY": "NumPy",
+    b"8BPS": "Photoshop",
+    b"SIMPLE  =": "FITS",
+    b"<svg": "SVG",
+    b"%PDF": "PDF",
+}
 # Of Pillow's, those whose numbers are the file's.
 _MODES = ("1", "L", "P", "LA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L", "F")
 
@@ -89,13 +110,13 @@ def opened_picture(data: bytes, where: object) -> Iterator[Image.Image]:
     Raises:
         SegueError: the file is truncated, no image or too large.
     """
-    with readable(where), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with readable(where, data), Image.open(io.BytesIO(data), formats=FORMATS) as image:
         yield image
 
 
 @contextmanager
-def readable(where: object) -> Iterator[None]:
-    """Turns what a decoder refuses into an error for the user."""
+def readable(where: object, data: bytes = b"") -> Iterator[None]:
+    """Turns what a decoder refuses into an error for the user; `data` is the file, to name it."""
     try:
         yield
     except SegueError:
@@ -107,10 +128,13 @@ def readable(where: object) -> Iterator[None]:
             fix="cut it into smaller images",
         ) from error
     except UnidentifiedImageError as error:
+        known = _known(data)
         raise SegueError(
-            "not an image, or of a kind that is not read",
+            f"a {known} file that is damaged or of a kind that is not read"
+            if known
+            else "not an image",
             where=where,
-            fix="remove the file, or store it as PNG or TIFF",
+            fix="store it as PNG" if known else "remove the file or replace it by an image",
         ) from error
     # Decoders raise whatever a damaged file leads them to: OSError, IndexError, zlib's own, ...
     except Exception as error:
@@ -119,6 +143,12 @@ def readable(where: object) -> Iterator[None]:
             where=where,
             fix="copy or download it again",
         ) from error
+
+
+def _known(data: bytes) -> str | None:
+    """What people call a file that no decoder here knows, by how it begins."""
+    heads = (data[4:16], data[:16]) if data[4:8] == b"ftyp" else (data[:16],)
+    return next((_KNOWN[one] for one in _KNOWN for head in heads if head.startswith(one)), None)
 
 
 def storage_of(image: Image.Image, data: bytes, where: object) -> Storage:

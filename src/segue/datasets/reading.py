@@ -10,16 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segue.datasets.depth import Deep, Range
 from segue.datasets.files import opened, state
+from segue.datasets.image_files import decode_picture
 from segue.datasets.label_files import LabelPixels, decode_label
-from segue.datasets.picture_files import (
-    FORMATS,
-    opened_picture,
-    orientation_of,
-    readable,
-    turned,
-    upright_size,
-)
+from segue.datasets.picture_files import FORMATS, readable, upright_size
 from segue.errors import SegueError
 
 # The largest image that PIL opens without a word, four channels of 16 bits: a small ZIP file may
@@ -27,31 +22,45 @@ from segue.errors import SegueError
 MOST_BYTES = 8 * 89_478_485
 
 
-def read_image(path: Path) -> Image.Image:
-    """The image as RGB, decoded; grey, palette and transparent images are converted.
+def read_image(path: Path, range_: Range | None = None) -> Image.Image:
+    """The image as upright RGB of 8 bits, as `decode_picture` and `segue.datasets.depth` say.
+
+    Args:
+        path: the file, which may lie in a ZIP file.
+        range_: what is black and white in pictures of more than 8 bits; None: by their depth.
 
     Raises:
-        SegueError: the file is missing, empty, truncated, no image or too large.
+        SegueError: the file is missing, empty, truncated, no image, too large, or of a depth that
+            is not read.
     """
-    return decode_image(_read_bytes(path), path)
+    return decode_image(_read_bytes(path), path, range_)
 
 
-def decode_image(data: bytes, where: object) -> Image.Image:
+def decode_image(data: bytes, where: object, range_: Range | None = None) -> Image.Image:
     """The image in the bytes of a file, as `read_image` gives it.
 
     Args:
         data: the file.
         where: what errors call it.
+        range_: as for `read_image`.
 
     Raises:
-        SegueError: the file is truncated, no image or too large.
+        SegueError: the file is empty, truncated, no image, too large, or of a depth that is not
+            read.
     """
-    with opened_picture(data, where) as image:
-        image.load()
-        orientation = orientation_of(image)
-        if image.mode.startswith("I;16"):  # PIL would cut 16 bits off at 255
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        return Image.fromarray(turned(np.asarray(image.convert("RGB")), orientation))
+    if not data:
+        raise _empty(where)
+    picture = decode_picture(data, where)
+    return Image.fromarray(picture.rgb(range_) if isinstance(picture, Deep) else picture)
+
+
+def read_picture(path: Path) -> NDArray[np.uint8] | Deep:
+    """The image before its depth is changed, as `decode_picture` gives it.
+
+    Raises:
+        SegueError: as for `read_image`.
+    """
+    return decode_picture(_read_bytes(path), path)
 
 
 def read_image_size(path: Path) -> tuple[int, int]:
@@ -121,7 +130,7 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def _empty(path: Path) -> SegueError:
+def _empty(path: object) -> SegueError:
     return SegueError("the file is empty (0 bytes)", where=path, fix="copy or download it again")
 
 

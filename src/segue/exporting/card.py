@@ -33,15 +33,19 @@ Without PyTorch, with `onnxruntime` alone:
 
 ```python
 import numpy as np, onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession("model.onnx")
-image = np.array(Image.open("a.jpg").convert("RGB"))  # uint8 [height, width, 3], any size
-labels, probabilities = session.run(None, {"image": image})
+image = ImageOps.exif_transpose(Image.open("a.jpg")).convert("RGB")  # upright, any size
+labels, probabilities = session.run(None, {"image": np.array(image)})
 ```
 
 Resizing, normalisation and upsampling are inside. On images of odd sizes its probabilities were
 within PARITY of PyTorch's.
+"""
+RANGE = """
+Images of more than 8 bits were read by the range LOW_TO_HIGH: what lies outside is cut, the rest
+goes linearly to 0 to 255. `segue.load` does so by itself; an ONNX file takes images of 8 bits.
 """
 
 
@@ -63,7 +67,7 @@ def card(source: Path, models: Ensemble, *, onnx: float | None = None) -> str:
         f"---\n{front_matter(title, scored, onnx=onnx is not None)}---\n\n# {title}\n",
         summary(models, recipe),
         USE + (ONNX.replace("PARITY", f"{onnx:.0e}") if onnx is not None else ""),
-        policy(models),
+        policy(models) + depth(models),
         classes(models),
         *(results(title, data, result) for data, result in scored.items()),
         "## Licence\n\nNone is stated yet: add `license:` to the lines at the top. Terms of the "
@@ -148,6 +152,11 @@ def policy(models: Ensemble) -> str:
         f"An image of any size is resized to {shown} (width x height, Pillow's bicubic), as in "
         "training; labels come at the image's own size.\n"
     )
+
+
+def depth(models: Ensemble) -> str:
+    """How it reads images of more than 8 bits, where that is not by their depth."""
+    return "" if models.range is None else RANGE.replace("LOW_TO_HIGH", str(models.range))
 
 
 def classes(models: Ensemble) -> str:

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from segue.datasets.depth import KEY
 from segue.errors import SegueError
 from segue.exporting.card import card
 from segue.exporting.needs import need
@@ -128,6 +129,7 @@ def _settings(model: Model) -> dict[str, Any]:
         "size": model.size,
         "heads": dict(model.heads),
         "policy": model.policy,
+        **({} if model.range is None else {KEY: model.range.settings}),
     }
 
 

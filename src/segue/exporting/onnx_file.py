@@ -140,6 +140,8 @@ def describe(proto: Any, models: Ensemble) -> None:
         "colours": json.dumps(space.colours),
         "sizes": json.dumps([model.size for model in models.models]),
     }
+    if models.range is not None:
+        properties["range"] = json.dumps(models.range.settings)
     onnx.helper.set_model_props(proto, properties)
     proto.doc_string = "RGB uint8 [height, width, 3] to train ids and probabilities of each pixel"
     onnx.checker.check_model(proto)

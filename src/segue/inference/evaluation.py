@@ -118,6 +118,7 @@ def evaluate(
     if space.classes != models.label_space.classes:
         fix = "evaluate it on data of its own label space"
         raise SegueError("the model was trained for other classes", where=dataset.name, fix=fix)
+    dataset = dataset.read_by(models.range)
     matrix = ConfusionMatrix(space.num_classes)
     mine = range(world.rank, len(dataset), world.size)
     meter = Meter(console if world.leads else None, title, len(dataset), "img")

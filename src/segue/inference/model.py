@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import torch
@@ -14,10 +14,11 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
-from segue.datasets.reading import read_image
+from segue.datasets.depth import KEY, Range
 from segue.errors import SegueError
+from segue.inference.inputs import Picture, as_array
 from segue.inference.labels import Vote, labels, labels_and_confidence, probability_bands
-from segue.inference.prediction import Prediction, model_html
+from segue.inference.prediction import Prediction, model_html, model_line
 from segue.inference.sliding_window import averaged, labels_of_bands, window_bands
 from segue.label_space import LabelSpace
 from segue.models import MODELS, Segmenter
@@ -27,13 +28,14 @@ from segue.runtime.processes import CPU
 from segue.storage.tensors import read_sealed, write_sealed
 
 FORMAT = 1
+FORMAT_WITH_RANGE = 2  # a Segue that knows of no range must not read images without it
 FILE = "model.safetensors"
 
 # Each image resized to the model's size, or windows of that size over the image as it is.
 Policy = Literal["scaled", "sliding"]
 
 
-@dataclass
+@dataclass(repr=False)
 class Model:
     """A segmenter with its label space and the size at which it looks at images.
 
@@ -47,6 +49,7 @@ class Model:
         device: where it runs.
         policy: how `predict` looks at an image: `scaled` to `size` as in training, or at full
             resolution by a `sliding` window of that size.
+        range: what is black and white in images of more than 8 bits, as it was in training.
     """
 
     segmenter: Segmenter
@@ -56,6 +59,10 @@ class Model:
     heads: Mapping[str, float]
     device: torch.device = CPU
     policy: Policy = "scaled"
+    range: Range | None = None
+
+    def __repr__(self) -> str:
+        return f"Model({model_line([self])})"
 
     def logits_of(self, image: NDArray[np.uint8]) -> dict[str, Tensor]:
         """Logits [1, C, h, w] by head for an RGB image [H, W, 3] resized, at the network's stride.
@@ -127,11 +134,17 @@ class Model:
             summed = summed + share * self.segmenter.upsample(values, size)[0].softmax(0)
         return summed
 
-    def predict(self, image: str | Path | Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Train ids [H, W] for an image file, a PIL image or an RGB array [H, W, 3].
+    @overload
+    def predict(self, image: Picture) -> NDArray[np.uint8]: ...
+    @overload
+    def predict(self, image: list[Picture] | tuple[Picture, ...]) -> list[NDArray[np.uint8]]: ...
+    def predict(
+        self, image: Picture | list[Picture] | tuple[Picture, ...]
+    ) -> NDArray[np.uint8] | list[NDArray[np.uint8]]:
+        """Train ids [H, W] of an image, or of each of a list; see `Ensemble.predict`.
 
         Raises:
-            SegueError: the file is no image.
+            SegueError: it is no image, or one that cannot be read.
         """
         return Ensemble([self]).predict(image)
 
@@ -139,7 +152,7 @@ class Model:
         """Writes weights and description as one safetensors file."""
         space, norm = self.label_space, self.segmenter.normalisation
         description = {
-            "format": FORMAT,
+            "format": FORMAT if self.range is None else FORMAT_WITH_RANGE,
             "network": self.settings,
             "normalisation": [norm.name, norm.mean, norm.std, norm.scale, norm.bgr],
             "label_space": [space.name, space.classes, space.colours, dict(space.protocols)],
@@ -147,6 +160,8 @@ class Model:
             "heads": dict(self.heads),
             "policy": self.policy,
         }
+        if self.range is not None:
+            description[KEY] = self.range.settings
         write_sealed(path, self.segmenter.state_dict(), description)
 
 
@@ -161,12 +176,23 @@ class Ensemble:
         spaces = {model.label_space.classes for model in models}
         if len(spaces) != 1:
             raise SegueError("models of different label spaces cannot be averaged")
+        if len({model.range for model in models}) != 1:
+            told = "models that read images by different ranges cannot be averaged"
+            raise SegueError(told, fix="train them on data of one `range`")
         self.models = list(models)
 
     @property
     def label_space(self) -> LabelSpace:
         """The classes of its outputs."""
         return self.models[0].label_space
+
+    @property
+    def range(self) -> Range | None:
+        """What is black and white in images of more than 8 bits."""
+        return self.models[0].range
+
+    def __repr__(self) -> str:
+        return f"Ensemble({model_line(self.models)})"
 
     def logits_of(self, image: NDArray[np.uint8]) -> list[dict[str, Tensor]]:
         """Each model's logits [1, C, h, w] by head for an RGB image [H, W, 3]."""
@@ -225,33 +251,51 @@ class Ensemble:
             shares.append(1 - len(sliding) / len(self.models))
         return averaged(parts, shares)
 
-    def predict(self, image: str | Path | Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Train ids [H, W] of the mean probabilities.
+    @overload
+    def predict(self, image: Picture) -> NDArray[np.uint8]: ...
+    @overload
+    def predict(self, image: list[Picture] | tuple[Picture, ...]) -> list[NDArray[np.uint8]]: ...
+    def predict(
+        self, image: Picture | list[Picture] | tuple[Picture, ...]
+    ) -> NDArray[np.uint8] | list[NDArray[np.uint8]]:
+        """Train ids [H, W] of the mean probabilities, at the image's own size.
+
+        Args:
+            image: a path, the bytes of a file, an open file, a Pillow image, an array [H, W],
+                [H, W, 1], [H, W, 3] or [H, W, 4], or a tensor [H, W] or [C, H, W], as
+                `segue.inference.inputs.as_array` says; or a list of these, of any sizes, which are
+                predicted one after the other.
+
+        Returns:
+            uint8 [H, W]; of a list a list of these.
 
         Raises:
-            SegueError: the file is no image.
+            SegueError: it is no image, or one that cannot be read.
         """
-        return self.predict_all([as_array(image)], confident=False)[0][0]
+        if isinstance(image, list | tuple):
+            return [self.predict(one) for one in image]
+        array = as_array(image, self.range)
+        return self.predict_all([array], confident=False)[0][0]
 
     def predict_with_confidence(
-        self, image: str | Path | Image.Image | NDArray[np.uint8]
+        self, image: Picture
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Train ids [H, W] as `predict` gives them, and their mean probabilities.
 
         Raises:
-            SegueError: the file is no image.
+            SegueError: it is no image, or one that cannot be read.
         """
-        label, confidence = self.predict_all([as_array(image)])[0]
+        label, confidence = self.predict_all([as_array(image, self.range)])[0]
         assert confidence is not None
         return label, confidence
 
-    def show(self, image: str | Path | Image.Image | NDArray[np.uint8]) -> Prediction:
+    def show(self, image: Picture) -> Prediction:
         """The labels that `predict` gives with image and confidence; notebooks draw them.
 
         Raises:
-            SegueError: the file is no image.
+            SegueError: it is no image, or one that cannot be read.
         """
-        array = as_array(image)
+        array = as_array(image, self.range)
         return Prediction(array, *self.predict_with_confidence(array), self.label_space)
 
     def _repr_html_(self) -> str:
@@ -267,13 +311,6 @@ class Ensemble:
         return [replace(vote, share=vote.share / len(self.models)) for vote in votes]
 
 
-def as_array(image: str | Path | Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An RGB array [H, W, 3] of an image in any of its forms."""
-    if isinstance(image, str | Path):
-        image = read_image(Path(image))
-    return np.array(image.convert("RGB")) if isinstance(image, Image.Image) else image
-
-
 def read(path: Path, device: str | torch.device = "cpu") -> Model:
     """A model from its file.
 
@@ -286,7 +323,7 @@ def read(path: Path, device: str | torch.device = "cpu") -> Model:
         raise SegueError(f"cannot be read: {error}", where=path, fix="train it again") from error
     if description is None or "network" not in description:
         raise SegueError("holds weights but no description", where=path, fix="use it as `weights`")
-    if description["format"] != FORMAT:
+    if description["format"] not in (FORMAT, FORMAT_WITH_RANGE):
         raise SegueError("is of a newer format", where=path, fix="upgrade Segue")
     try:
         model = _built(tensors, description, path)
@@ -317,4 +354,5 @@ def _built(tensors: Mapping[str, Tensor], description: Mapping[str, Any], path: 
     if policy not in get_args(Policy):
         raise ValueError(policy)
     network, heads = description["network"], description["heads"]
-    return Model(segmenter, space, size, network, heads, policy=policy)
+    range_ = Range.from_settings(description.get(KEY), path)
+    return Model(segmenter, space, size, network, heads, policy=policy, range=range_)

@@ -106,6 +106,19 @@ def swatches(legend: Sequence[tuple[str, tuple[int, int, int], str]]) -> str:
     return f'<div style="display:flex;flex-wrap:wrap;gap:4px 14px;margin:6px 0">{items}</div>'
 
 
+def model_line(models: Sequence[Model]) -> str:
+    """What models are, in a line."""
+    space = models[0].label_space
+    parts = [f"{space.num_classes} classes of {space.name}"]
+    for model in models:
+        width, height = model.size
+        window = f"window {width}x{height}" if model.policy == "sliding" else f"{width}x{height}"
+        parts.append(f"{model.segmenter.describe()}, looks at {window} on {model.device}")
+    if models[0].range is not None:
+        parts.append(f"range {models[0].range}")
+    return "; ".join(parts)
+
+
 def model_html(models: Sequence[Model]) -> str:
     """What models are: networks, sizes, heads, classes in their colours."""
     space = models[0].label_space

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from segue.errors import SegueError, printable
-from segue.inference.model import Ensemble, as_array
+from segue.inference.inputs import as_array
+from segue.inference.model import Ensemble
 from segue.predicting.clips import predict_clip
 from segue.predicting.frames import AHEAD
 from segue.predicting.plan import FRAMES, Clip, Job, plan
@@ -166,7 +167,14 @@ def _predict_images(
         meter.advance(min(done * world.size, len(jobs)))
 
     def images() -> Iterator[tuple[Job, NDArray[np.uint8] | SegueError]]:
-        yield from ahead(_decoded, jobs[world.rank :: world.size], most=max(AHEAD, batch))
+        yield from ahead(decoded, jobs[world.rank :: world.size], most=max(AHEAD, batch))
+
+    def decoded(job: Job) -> tuple[Job, NDArray[np.uint8] | SegueError]:
+        assert job.image is not None
+        try:
+            return job, as_array(job.image, models.range)
+        except SegueError as error:
+            return job, error
 
     meter = Meter(console, "predict", len(jobs), "img")
     meter.start()
@@ -176,14 +184,6 @@ def _predict_images(
         )
     finally:
         meter.stop()
-
-
-def _decoded(job: Job) -> tuple[Job, NDArray[np.uint8] | SegueError]:
-    assert job.image is not None
-    try:
-        return job, as_array(job.image)
-    except SegueError as error:
-        return job, error
 
 
 def _summary(

@@ -36,7 +36,7 @@ def predict_clip(
             frames before it are written.
     """
     write = write_frames if clip.frames else write_overlay
-    with opened(clip.source) as film:
+    with opened(clip.source, models.range) as film:
         meter = Meter(console, f"predict {clip.source.name}", film.total, "frame")
         meter.start()
         try:

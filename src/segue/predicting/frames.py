@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segue.datasets.depth import Range
 from segue.datasets.reading import decode_image
 from segue.errors import SegueError
 from segue.predicting.piped import MAKE, images_in
@@ -70,8 +71,12 @@ class Film:
 
 
 @contextmanager
-def opened(source: Source) -> Iterator[Film]:
+def opened(source: Source, range_: Range | None = None) -> Iterator[Film]:
     """Opens a video or stream.
+
+    Args:
+        source: what to open.
+        range_: what is black and white in piped images of more than 8 bits.
 
     Raises:
         SegueError: OpenCV cannot open it, or nothing is piped in.
@@ -79,7 +84,7 @@ def opened(source: Source) -> Iterator[Film]:
     if source.kind == "piped":
         if sys.stdin is None or sys.stdin.isatty():
             raise SegueError("nothing is piped in", where=source.shown, fix=MAKE)
-        yield Film(source, USUAL_RATE, None, _piped)
+        yield Film(source, USUAL_RATE, None, lambda wanted: _piped(wanted, range_))
         return
     capture = _capture(source)
     try:
@@ -122,10 +127,10 @@ def _captured(capture: cv2.VideoCapture, wanted: Wanted) -> Iterator[Frame]:
         number += 1
 
 
-def _piped(wanted: Wanted) -> Iterator[Frame]:
+def _piped(wanted: Wanted, range_: Range | None) -> Iterator[Frame]:
     for number, data in enumerate(images_in(sys.stdin.buffer)):
         if wanted(number):
-            yield number, np.array(decode_image(data, f"stdin, frame {number}"))
+            yield number, np.array(decode_image(data, f"stdin, frame {number}", range_))
 
 
 def _newest(frames: Iterator[Frame]) -> Generator[Frame, None, None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,6 +12,8 @@ from segue.datasets import DATASETS, Dataset
 from segue.datasets import derived as made
 from segue.datasets.augmentation import AUGMENTATIONS
 from segue.datasets.cache import cached
+from segue.datasets.depth import KEY as RANGE
+from segue.datasets.depth import Range
 from segue.datasets.loading import Role as Reading
 from segue.datasets.sampling import seed_for
 from segue.errors import SegueError
@@ -62,15 +65,29 @@ def dataset(recipe: Recipe, name: str, *, labels: bool, work_dir: Path = Path())
         case PseudoLabelStage(data=base):
             bare = dataset(recipe, base, labels=False, work_dir=work_dir)
             return made.pseudo_labelled(bare, work_dir / name) if labels else bare
+    settings = {key: value for key, value in recipe.data[name].items() if key != RANGE}
     files = build(
         DATASETS,
-        recipe.data[name],
+        settings,
         where=f"data.{name}",
         what="dataset",
         label_space=recipe.classes(),
         with_labels=labels,
     )
+    files = replace(files, range=image_range(recipe, name))
     return files if recipe.cache is None else cached(files, Path(recipe.cache))
+
+
+def image_range(recipe: Recipe, name: str) -> Range | None:
+    """What is black and white in a dataset's images of more than 8 bits, also of what a stage made.
+
+    Raises:
+        SegueError: its `range` is not two numbers or percentiles.
+    """
+    stage = recipe.stages.get(name)
+    if isinstance(stage, TranslateStage | PseudoLabelStage):
+        return image_range(recipe, stage.data)
+    return Range.from_settings(recipe.data[name].get(RANGE), f"data.{name}.{RANGE}")
 
 
 def reading(recipe: Recipe, role: Role, *, labels: bool, work_dir: Path) -> Reading:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from segue.datasets import DATASETS
 from segue.datasets.augmentation import AUGMENTATIONS
+from segue.datasets.depth import KEY as RANGE
+from segue.datasets.depth import Range
 from segue.errors import SegueError
 from segue.losses import LOSSES
 from segue.models.grouping_fit import GROUPINGS
@@ -46,6 +48,8 @@ def check_parts(recipe: Recipe) -> None:
         space.protocol(protocol)
     for name, settings in recipe.data.items():
         kind, rest = split_kind(settings, where=f"data.{name}")
+        # Every kind of dataset has it, those of plugins too.
+        Range.from_settings(rest.pop(RANGE, None), f"data.{name}.{RANGE}")
         make = choose(DATASETS, kind, where=f"data.{name}.kind", what="dataset")
         arguments(make, rest, where=f"data.{name}", given=("label_space", "with_labels"))
     for name, stage in recipe.stages.items():

@@ -151,7 +151,7 @@ def chosen_panels(
 
 
 def _panel(scenes: Scenes, models: Sequence[Ensemble], index: int) -> Panel:
-    image = scenes.dataset.image(index)
+    image = scenes.dataset.read_by(models[-1].range).image(index)
     size, space = shown_size(image), scenes.space
     pictures = {"image": smaller(image, size)}
     predicted = [one.predict(image) for one in models]

@@ -56,7 +56,9 @@ class _Service:
         """What the models say of the image of a request."""
         with self.room.entered(after=max(1, ceil(self.batcher.seconds))):
             data, name = await received(request, self.limits)
-            image = await asyncio.to_thread(decoded, data, name, self.limits)
+            image = await asyncio.to_thread(
+                decoded, data, name, self.limits, self.served.after.range
+            )
             del data
             asked = asyncio.wrap_future(self.batcher.submit(image))
             left = asyncio.ensure_future(_disconnected(request))

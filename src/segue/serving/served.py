@@ -40,7 +40,7 @@ class Served:
         before_name: what people call that.
 
     Raises:
-        SegueError: the two tell different classes apart.
+        SegueError: the two tell different classes apart, or read images by different ranges.
     """
 
     after: Ensemble
@@ -52,6 +52,9 @@ class Served:
         if self.before is not None and self.before.label_space.classes != self.label_space.classes:
             fix = "compare models of one label space"
             raise SegueError("has other classes than the model", where="--before", fix=fix)
+        if self.before is not None and self.before.range != self.after.range:
+            fix = "compare models that were trained with one `range`"
+            raise SegueError("reads deep images by another range", where="--before", fix=fix)
 
     @property
     def label_space(self) -> LabelSpace:

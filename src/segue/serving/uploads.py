@@ -15,6 +15,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.types import Message
 
+from segue.datasets.depth import Range
 from segue.datasets.reading import decode_image
 from segue.errors import SegueError, printable
 
@@ -117,7 +118,9 @@ async def received(request: Request, limits: Limits) -> tuple[bytes, str]:
     return data, name
 
 
-def decoded(data: bytes, name: str, limits: Limits) -> NDArray[np.uint8]:
+def decoded(
+    data: bytes, name: str, limits: Limits, range_: Range | None = None
+) -> NDArray[np.uint8]:
     """RGB [H, W, 3] of an image file, upright as its EXIF says, as viewers and browsers show it.
 
     Raises:
@@ -128,7 +131,7 @@ def decoded(data: bytes, name: str, limits: Limits) -> NDArray[np.uint8]:
         told = f"{name}: {width}x{height} pixels are more than {limits.megapixels:g} megapixels"
         raise RefusalError(413, f"{told}; send a smaller image")
     try:
-        return np.array(decode_image(data, name))
+        return np.array(decode_image(data, name, range_))
     except SegueError as error:
         raise RefusalError(422, str(error)) from error
 

@@ -137,6 +137,7 @@ class Looking:
             raise SegueError(
                 "the model was trained for other classes", where=self.dataset.name, fix=fix
             )
+        self.dataset = self.dataset.read_by(self.models.range)
 
     @property
     def classes(self) -> int:

@@ -197,7 +197,14 @@ def save_networks(recipe: Recipe, stage: TrainStage, networks: Networks, folder:
             continue
         described = stage.networks[name]
         settings = {"kind": described.kind, **described.arguments, "weights": None}
-        size = (stage.target or stage.source).size
-        heads = {"main": 1.0}
-        model = Model(network, recipe.classes(), size, settings, heads, policy=stage.policy)
+        role = stage.target or stage.source
+        model = Model(
+            network,
+            recipe.classes(),
+            role.size,
+            settings,
+            {"main": 1.0},
+            policy=stage.policy,
+            range=assembly.image_range(recipe, role.data),
+        )
         model.save(folder / FILE)
