@@ -13,10 +13,16 @@ from segue.recipe.recipe import Recipe
 __all__ = ["Recipe", "load"]
 
 
-def load(name: str | Path, overrides: Sequence[str] = (), *, below: Sequence[str] = ()) -> Recipe:
+def load(
+    name: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    on: str | Path | None = None,
+    below: Sequence[str] = (),
+) -> Recipe:
     """A recipe by the name of a shipped one or the path of a file, with `key=value` overrides.
 
-    `below` names recipes that it is laid over, as if its `base` named them first.
+    `on` is the pair of datasets that a method's name is put on, shipped or a file. `below` names recipes that it is laid over, as if its `base` named them first.
 
     Raises:
         SegueError: it does not exist, is not YAML, or anything in it will not do; the message
@@ -25,7 +31,9 @@ def load(name: str | Path, overrides: Sequence[str] = (), *, below: Sequence[str
     Example:
         >>> load("source-only-demo").stages["train"].kind
         'train'
+        >>> load("coarse-to-fine", on="carla").name
+        'coarse-to-fine-carla'
     """
-    recipe = parse(Recipe, resolve(name, overrides, below=below), where="")
+    recipe = parse(Recipe, resolve(name, overrides, on=on, below=below), where="")
     check_parts(recipe)
     return recipe

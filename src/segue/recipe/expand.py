@@ -147,3 +147,32 @@ def expand_like(settings: dict[str, Any], merge: Merge, settle: Settle) -> None:
                     if key == "stages":
                         settle(stages[name], own)
             seen[name] = stages[name]
+
+
+def give_sizes(settings: dict[str, Any]) -> None:
+    """Writes a dataset's `size` into every stage that uses it and says none, in place.
+
+    What a stage makes has the size of that stage.
+
+    Example:
+        >>> stage = {"kind": "evaluate", "data": "photos"}
+        >>> whole = {"data": {"photos": {"size": [64, 32]}}, "stages": {"score": stage}}
+        >>> give_sizes(whole)
+        >>> whole["stages"]["score"]["size"], whole["data"]
+        ([64, 32], {'photos': {}})
+    """
+    data = settings.get("data")
+    stages = settings.get("stages")
+    if not isinstance(data, dict) or not isinstance(stages, dict):
+        return
+    sizes = {
+        name: one.pop("size") for name, one in data.items() if isinstance(one, dict) and "size" in one
+    }
+    for name, stage in stages.items():
+        if not isinstance(stage, dict):
+            continue
+        for user in (stage, *(stage.get(role) for role in ("source", "target"))):
+            if isinstance(user, dict) and "size" not in user and user.get("data") in sizes:
+                user["size"] = list(sizes[user["data"]])
+        if "size" in stage:
+            sizes[name] = stage["size"]

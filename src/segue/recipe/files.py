@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from segue.errors import SegueError
 from segue.losses import LOSS_NETWORKS
-from segue.parts import suggestion
-from segue.recipe.expand import expand_like, expand_rounds
+from segue.recipe import compose
+from segue.recipe.expand import expand_like, expand_rounds, give_sizes
+from segue.recipe.merging import merge
 from segue.recipe.safe_yaml import DEEPEST, parsed
 
 FORMAT = 1
@@ -19,19 +19,23 @@ FORMAT = 1
 
 def shipped() -> list[str]:
     """Names of the recipes that come with Segue."""
-    folder = resources.files("segue") / "recipes"
-    names = (Path(entry.name) for entry in folder.iterdir())
-    return sorted(name.stem for name in names if name.suffix == ".yaml" and name.stem[0] != "_")
+    return sorted(compose.cells())
 
 
 def resolve(
-    name: str | Path, overrides: Sequence[str] = (), *, below: Sequence[str] = ()
+    name: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    on: str | Path | None = None,
+    below: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The settings of a recipe with everything laid over them that it and the user say.
 
     Args:
-        name: of a shipped recipe, or the path of a file.
+        name: of a shipped recipe, or the path of a file; with `on`, of a method.
         overrides: `key=value`, one laid over the other.
+        on: the pair of datasets that the method is put on: a shipped one's name, or the path of a
+            file with data and, where it says more than `pairs/any.yaml`, templates.
         below: recipes that it is laid over, as if its `base` named them first.
 
     Raises:
@@ -42,8 +46,9 @@ def resolve(
         ['data', 'label_space', 'name']
     """
     settings: dict[str, Any] = {}
-    for one in (*below, str(name)):
-        settings = merge(settings, _read(one, ()))
+    for one in below:
+        settings = merge(settings, _read(one, ())[0])
+    settings = merge(settings, _method_on(str(name), str(on)) if on else _read(str(name), ())[0])
     usual = _brought_anywhere(settings)
     for override in overrides:
         settings = merge(settings, _nested(override))
@@ -53,8 +58,21 @@ def resolve(
     settings.pop("base", None)
     settings.setdefault("name", Path(name).stem)
     _expand(settings)
+    give_sizes(settings)
     _bring_networks(settings, usual)
     return settings
+
+
+def _method_on(method: str, pair: str) -> dict[str, Any]:
+    """The settings of a method on a pair, shipped or a file."""
+    if not _is_path(pair):
+        return {"name": f"{method}-{pair}", **compose.method_on(method, pair)}
+    data, pairs = _read(pair, ())
+    if "stages" in data:
+        fix = "a file for --on holds data and templates; run it without --on, or take `stages` out"
+        raise SegueError("has stages of its own", where=pair, fix=fix)
+    own = {"name": f"{method}-{Path(pair).stem}"}
+    return {**own, **compose.method_on_data(method, data, pairs, title=Path(pair).stem)}
 
 
 def _expand(settings: dict[str, Any]) -> None:
@@ -71,72 +89,40 @@ def _brought_anywhere(settings: Mapping[str, Any]) -> set[str]:
     return {name for stage in found if isinstance(stage, dict) for name in _brought(stage)}
 
 
-def _read(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
+def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], list[str]]:
+    """The settings of a file or of a shipped recipe, and the shipped pairs that it stands on."""
+    if not _is_path(name):
+        return compose.named(name)
     if _identity(name) in seen:
         raise SegueError("extends itself", where=f"recipe {name}", fix="change `base`")
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        path = Path(name)
-        if not path.is_file():
-            raise SegueError(
-                "no such recipe file", where=path, fix="`segue list` names shipped ones"
-            )
-        text = path.read_bytes()
-    else:
-        entry = resources.files("segue") / "recipes" / f"{name}.yaml"
-        if not entry.is_file():
-            fix = f"{suggestion(name, shipped())}; or give the path of a YAML file"
-            raise SegueError(f"no recipe is called {name!r}", fix=fix)
-        text = entry.read_bytes()
-    settings = parsed(text, where=name)
+    path = Path(name)
+    if not path.is_file():
+        raise SegueError("no such recipe file", where=path, fix="`segue list` names shipped ones")
+    settings = parsed(path.read_bytes(), where=name)
     if not isinstance(settings, dict):
         raise SegueError("is not a mapping of keys", where=name, fix="see docs/recipes.md")
     bases = settings.get("base")
     whole: dict[str, Any] = {}
+    pairs: list[str] = []
     for base in bases if isinstance(bases, list) else [bases] if bases is not None else []:
-        if str(base).endswith((".yaml", ".yml")):
-            base = str(Path(name).parent / str(base))
-        whole = merge(whole, _read(str(base), (*seen, _identity(name))))
+        if _is_path(str(base)):
+            base = str(path.parent / str(base))
+            more, found = _read(base, (*seen, _identity(name)))
+            whole, pairs = merge(whole, more), [*pairs, *found]
+        else:
+            whole, pairs = compose.laid(whole, str(base), pairs)
     # What was reported for those recipes was not reported for this one.
     whole.pop("paper", None)
-    return merge(whole, settings)
+    return merge(whole, settings), pairs
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith((".yaml", ".yml")) or "/" in name
 
 
 def _identity(name: str) -> str:
     """What tells a recipe from others, whatever way leads to its file."""
     return str(Path(name).resolve()) if Path(name).suffix in (".yaml", ".yml") else name
-
-
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings laid over others: mappings merge, null removes what is there, all else replaces.
-
-    A part of another `kind` replaces the whole part, since its arguments are others.
-
-    Example:
-        >>> merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 5, "c": None}})
-        {'a': {'b': 5}, 'd': 3}
-    """
-    merged: dict[Any, Any] = copy.deepcopy(dict(below))
-    for one, value in above.items():
-        key = _as_it_stands(one, merged)
-        old = merged.get(key)
-        if value is None and key in merged:
-            del merged[key]
-        elif isinstance(old, Mapping) and isinstance(value, Mapping) and _same_kind(old, value):
-            merged[key] = merge(old, value)
-        else:
-            merged[key] = copy.deepcopy(value)
-    return merged
-
-
-def _as_it_stands(key: Any, known: Mapping[Any, Any]) -> Any:
-    """The key, as a number where that is known: `ids.7=road` on a command line is text."""
-    if key in known or not isinstance(key, str):
-        return key
-    return next((one for one in known if not isinstance(one, str) and str(one) == key), key)
-
-
-def _same_kind(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return "kind" not in new or "kind" not in old or old["kind"] == new["kind"]
 
 
 def setting(override: str) -> tuple[str, Any]:
