@@ -7,7 +7,7 @@ import inspect
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from itertools import takewhile
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +122,14 @@ def differs() -> str:
 
 
 def comments() -> list[tuple[Path, str, str]]:
-    """File, name and first comment of every recipe, fragments too."""
+    """File, name and each block of comments of every method, pair and fragment."""
     found = []
-    for path in sorted((ROOT / "src" / "segue" / "recipes").glob("*.yaml")):
-        lines = takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
-        text = "\n".join(line.removeprefix("#").removeprefix(" ") for line in lines)
-        found.append((path.relative_to(ROOT), path.stem, text))
+    for path in sorted((ROOT / "src" / "segue" / "recipes").rglob("*.yaml")):
+        lines = [line.strip() for line in path.read_text().splitlines()]
+        for comment, block in groupby(lines, key=lambda line: line.startswith("#")):
+            text = "\n".join(line.removeprefix("#").removeprefix(" ") for line in block)
+            if comment:
+                found.append((path.relative_to(ROOT), path.stem, text))
     return found
 
 

@@ -42,7 +42,7 @@ def no_pictures(monkeypatch):
 
 def once_at_paper_scale(name: str) -> list[str]:
     """One round where the same rounds are run twice at another scale."""
-    rounds = "rounds" in _read(name, ())["stages"] and name.endswith(("-gta5", "-synthia"))
+    rounds = "rounds" in _read(name, ())[0]["stages"] and name.endswith(("-gta5", "-synthia"))
     return ["stages.rounds.repeat=1"] if rounds else []
 
 

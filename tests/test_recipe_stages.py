@@ -19,7 +19,7 @@ from segue.models.style_discriminator import style_discriminator
 from segue.recipe import build as assembly
 from segue.recipe import load
 from segue.recipe.expand import expand_like, expand_rounds
-from segue.recipe.files import merge, resolve
+from segue.recipe.files import resolve
 from segue.training.loop import backward, begin
 from segue.training.networks import Network, Networks
 from segue.training.optimisers import adam, sgd
@@ -110,7 +110,7 @@ def told(*arguments):
 
 def expanded(rounds, **others):
     settings = {"stages": {"rounds": rounds, **others}}
-    expand_rounds(settings, merge)
+    expand_rounds(settings)
     return settings["stages"]
 
 
@@ -268,7 +268,7 @@ def test_templates_are_no_stages_and_may_be_like_each_other(rounds):
         "templates": {"a": {"x": 1, "y": {"z": 2}}, "b": {"like": "a", "y": {"z": 3}}},
         "stages": {"c": {"like": "b", "w": 4}, "d": {"like": "c", "x": None}},
     }
-    expand_like(settings, merge, lambda *_: None)
+    expand_like(settings)
     assert settings == {
         "stages": {"c": {"x": 1, "y": {"z": 3}, "w": 4}, "d": {"y": {"z": 3}, "w": 4}}
     }

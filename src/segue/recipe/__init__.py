@@ -22,7 +22,8 @@ def load(
 ) -> Recipe:
     """A recipe by the name of a shipped one or the path of a file, with `key=value` overrides.
 
-    `on` is the pair of datasets that a method's name is put on, shipped or a file. `below` names recipes that it is laid over, as if its `base` named them first.
+    `on` is the pair of datasets, shipped or a file, that a method is put on. `below` names recipes
+    that it is laid over, as if its `base` named them first.
 
     Raises:
         SegueError: it does not exist, is not YAML, or anything in it will not do; the message

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from segue.errors import SegueError
@@ -33,8 +32,8 @@ def names(folder: str) -> list[str]:
         >>> names("fragments")
         ['fixed-groups', 'translated-by-cyclegan', 'translated-by-photometry']
     """
-    entries = (Path(entry.name) for entry in (resources.files("segue") / "recipes" / folder).iterdir())
-    return sorted(entry.stem for entry in entries if entry.suffix == ".yaml")
+    files = (resources.files("segue") / "recipes" / folder).iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
 
 @functools.cache
@@ -44,8 +43,9 @@ def read(folder: str, name: str) -> Settings:
     Raises:
         SegueError: there is none of that name.
     """
-    if name not in names(folder):
-        raise SegueError(f"no {folder[:-1]} is called {name!r}", fix=suggestion(name, names(folder)))
+    known = names(folder)
+    if name not in known:
+        raise SegueError(f"no {folder[:-1]} is called {name!r}", fix=suggestion(name, known))
     where = f"recipes/{folder}/{name}.yaml"
     settings = parsed((resources.files("segue") / where).read_bytes(), where=where)
     assert isinstance(settings, dict)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segue.errors import SegueError
 from segue.parts import suggestion
-
-Merge = Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
-Settle = Callable[[dict[str, Any], Mapping[str, Any]], None]
+from segue.recipe.merging import merge
 
 _MARKS = ("this.", "previous.", "last.")
 
@@ -29,7 +27,7 @@ def refuse_unknown(
         )
 
 
-def expand_rounds(settings: dict[str, Any], merge: Merge) -> None:
+def expand_rounds(settings: dict[str, Any]) -> None:
     """Writes out, in place, every stage with `repeat` as its inner stages, once per round.
 
     Of `{repeat: 2, start: {fine: coarse}, stages: {labels: .., fine: ..}}` come `labels_1`,
@@ -43,7 +41,7 @@ def expand_rounds(settings: dict[str, Any], merge: Merge) -> None:
         >>> inner = {"fine": {"kind": "train", "like": "previous.fine"}}
         >>> rounds = {"repeat": 2, "start": {"fine": "coarse"}, "stages": inner}
         >>> whole = {"stages": {"rounds": rounds}}
-        >>> expand_rounds(whole, lambda below, above: {**below, **above})
+        >>> expand_rounds(whole)
         >>> [stage["like"] for stage in whole["stages"].values()]
         ['coarse', 'fine_1']
     """
@@ -122,11 +120,10 @@ def _replaced(
     return value
 
 
-def expand_like(settings: dict[str, Any], merge: Merge, settle: Settle) -> None:
+def expand_like(settings: dict[str, Any]) -> None:
     """Lays a stage with `like: OTHER` over that template or earlier stage; drops the templates.
 
-    A template may be like an earlier template. `settle` is given a merged stage and its own
-    settings; a template is no stage yet.
+    A template may be like an earlier template.
     """
     templates = settings.pop("templates", None) or {}
     if not isinstance(templates, dict):
@@ -144,8 +141,6 @@ def expand_like(settings: dict[str, Any], merge: Merge, settle: Settle) -> None:
                 if isinstance(seen[other], dict):
                     own = {one: value for one, value in stage.items() if one != "like"}
                     stages[name] = merge(seen[other], own)
-                    if key == "stages":
-                        settle(stages[name], own)
             seen[name] = stages[name]
 
 
@@ -165,9 +160,8 @@ def give_sizes(settings: dict[str, Any]) -> None:
     stages = settings.get("stages")
     if not isinstance(data, dict) or not isinstance(stages, dict):
         return
-    sizes = {
-        name: one.pop("size") for name, one in data.items() if isinstance(one, dict) and "size" in one
-    }
+    datasets = {name: one for name, one in data.items() if isinstance(one, dict)}
+    sizes = {name: one.pop("size") for name, one in datasets.items() if "size" in one}
     for name, stage in stages.items():
         if not isinstance(stage, dict):
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,9 +46,9 @@ def resolve(
     """
     settings: dict[str, Any] = {}
     for one in below:
-        settings = merge(settings, _read(one, ())[0])
+        settings, _ = _laid(settings, one, [], ())
     settings = merge(settings, _method_on(str(name), str(on)) if on else _read(str(name), ())[0])
-    usual = _brought_anywhere(settings)
+    optional = _optional(settings)
     for override in overrides:
         settings = merge(settings, _nested(override))
     version = settings.get("format", FORMAT)
@@ -57,9 +56,10 @@ def resolve(
         raise SegueError("is of a newer format", where=f"recipe {name}", fix="upgrade Segue")
     settings.pop("base", None)
     settings.setdefault("name", Path(name).stem)
-    _expand(settings)
+    expand_rounds(settings)
+    expand_like(settings)
     give_sizes(settings)
-    _bring_networks(settings, usual)
+    _bring_networks(settings, optional)
     return settings
 
 
@@ -75,18 +75,20 @@ def _method_on(method: str, pair: str) -> dict[str, Any]:
     return {**own, **compose.method_on_data(method, data, pairs, title=Path(pair).stem)}
 
 
-def _expand(settings: dict[str, Any]) -> None:
-    expand_rounds(settings, merge)
-    expand_like(settings, merge, _forget_unbrought)
+def _optional(settings: Any, *, template: bool = False) -> set[str]:
+    """Names of networks that are there where a loss brings them and nowhere else.
 
-
-def _brought_anywhere(settings: Mapping[str, Any]) -> set[str]:
-    """Names of the networks that losses of a recipe bring before it is overridden."""
-    whole = copy.deepcopy(dict(settings))
-    _expand(whole)
-    stages = whole.get("stages")
-    found = stages.values() if isinstance(stages, dict) else ()
-    return {name for stage in found if isinstance(stage, dict) for name in _brought(stage)}
+    Losses of any stage bring them, or a template describes them without a kind.
+    """
+    if not isinstance(settings, Mapping):
+        return set()
+    terms, networks = settings.get("terms"), settings.get("networks")
+    found = set(_brought(terms)) if isinstance(terms, Mapping) else set()
+    if template and isinstance(networks, Mapping):
+        found |= {name for name, one in networks.items() if "kind" not in (one or ())}
+    return found.union(
+        *(_optional(one, template=template or key == "templates") for key, one in settings.items())
+    )
 
 
 def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], list[str]]:
@@ -105,15 +107,21 @@ def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], list[str]]:
     whole: dict[str, Any] = {}
     pairs: list[str] = []
     for base in bases if isinstance(bases, list) else [bases] if bases is not None else []:
-        if _is_path(str(base)):
-            base = str(path.parent / str(base))
-            more, found = _read(base, (*seen, _identity(name)))
-            whole, pairs = merge(whole, more), [*pairs, *found]
-        else:
-            whole, pairs = compose.laid(whole, str(base), pairs)
+        base = str(path.parent / str(base)) if _is_path(str(base)) else str(base)
+        whole, pairs = _laid(whole, base, pairs, (*seen, _identity(name)))
     # What was reported for those recipes was not reported for this one.
     whole.pop("paper", None)
     return merge(whole, settings), pairs
+
+
+def _laid(
+    below: dict[str, Any], name: str, pairs: list[str], seen: tuple[str, ...]
+) -> tuple[dict[str, Any], list[str]]:
+    """A file or a shipped name laid over what came before it."""
+    if not _is_path(name):
+        return compose.laid(below, name, pairs)
+    more, found = _read(name, seen)
+    return merge(below, more), [*pairs, *found]
 
 
 def _is_path(name: str) -> bool:
@@ -153,21 +161,10 @@ def _nested(override: str) -> dict[str, Any]:
     return value
 
 
-def _forget_unbrought(stage: dict[str, Any], own: Mapping[str, Any]) -> None:
-    """Drops what the other stage said of networks whose loss this stage has not."""
-    networks = stage.get("networks")
-    if not isinstance(networks, dict):
-        return
-    kept = {*_brought(stage), *(own.get("networks") or ())}
-    for name, network in list(networks.items()):
-        if name not in kept and isinstance(network, dict) and "kind" not in network:
-            del networks[name]
-
-
-def _bring_networks(settings: dict[str, Any], usual: Collection[str]) -> None:
+def _bring_networks(settings: dict[str, Any], optional: Collection[str]) -> None:
     """Adds, below what the recipe says, the networks that its losses bring along.
 
-    What it says of one among the `usual` whose loss was overridden away goes with the loss.
+    What a stage says of an `optional` one whose loss it has not, or no longer, goes.
     """
     stages = settings.get("stages")
     for stage in stages.values() if isinstance(stages, dict) else ():
@@ -176,21 +173,20 @@ def _bring_networks(settings: dict[str, Any], usual: Collection[str]) -> None:
         networks = stage.setdefault("networks", {})
         if not isinstance(networks, dict):
             continue
-        brought = _brought(stage)
+        brought = _brought(stage["terms"])
         for name, network in brought.items():
             described = networks.get(name) or {}
             if isinstance(described, dict):
                 networks[name] = merge(network, described)
-        for name in [one for one in networks if one in usual and one not in brought]:
+        for name in [one for one in networks if one in optional and one not in brought]:
             if isinstance(networks[name], dict) and "kind" not in networks[name]:
                 del networks[name]
 
 
-def _brought(stage: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The networks that a stage's losses bring along, as they describe them."""
-    terms = stage.get("terms")
+def _brought(terms: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The networks that losses bring along, as they describe them."""
     found: dict[str, dict[str, Any]] = {}
-    for term in terms.values() if isinstance(terms, dict) else ():
+    for term in terms.values():
         kind = term.get("kind") if isinstance(term, dict) else None
         bring = LOSS_NETWORKS.get(kind) if isinstance(kind, str) else None
         found |= bring(term) if bring else {}
