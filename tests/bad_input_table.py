@@ -40,7 +40,7 @@ RECIPE_TEXT = (
     Bad("bytes that are no UTF-8", "run r.yaml", write("r.yaml", b"a: \xff\n")),
     Bad("a key that stands twice", "run r.yaml", write("r.yaml", "seed: 1\nseed: 2\n")),
     Bad("two documents", "run r.yaml", write("r.yaml", "a: 1\n---\nb: 2\n")),
-    Bad("a date that is none", "run r.yaml", write("r.yaml", "seed: 2001-13-45\n")),
+    Bad("a date for a number", "run r.yaml", write("r.yaml", "seed: 2001-13-45\n")),
     Bad("a number of 5,000 digits", "run r.yaml", write("r.yaml", f"seed: {'9' * 5000}\n")),
     Bad("300,000 brackets", "run r.yaml", write("r.yaml", "a: " + "[" * 300_000)),
     Bad("a list inside itself", "run r.yaml", write("r.yaml", "a: &a [*a]\n")),

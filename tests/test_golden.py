@@ -16,7 +16,7 @@ from segue.figures import figure
 from segue.inference.evaluation import Evaluation
 from segue.label_space import IGNORE
 from segue.recipe import build as assembly
-from segue.recipe.files import _read, shipped
+from segue.recipe.files import shipped, unexpanded
 from segue.recipe.recipe import (
     CentresStage,
     EvaluateStage,
@@ -42,7 +42,7 @@ def no_pictures(monkeypatch):
 
 def once_at_paper_scale(name: str) -> list[str]:
     """One round where the same rounds are run twice at another scale."""
-    rounds = "rounds" in _read(name, ())[0]["stages"] and name.endswith(("-gta5", "-synthia"))
+    rounds = "rounds" in unexpanded(name)["stages"] and name.endswith(("-gta5", "-synthia"))
     return ["stages.rounds.repeat=1"] if rounds else []
 
 

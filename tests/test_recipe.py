@@ -11,7 +11,7 @@ import yaml
 from segue.errors import SegueError
 from segue.label_space import CITYSCAPES
 from segue.recipe import load
-from segue.recipe.files import _nested, _read, shipped
+from segue.recipe.files import _nested, shipped, unexpanded
 from segue.recipe.merging import merge
 from segue.recipe.recipe import EvaluateStage, PseudoLabelStage, TrainStage, TranslateStage
 
@@ -662,7 +662,7 @@ def test_values_have_types_in_files_and_overrides(small, tmp_path, text, value, 
         own = write(
             tmp_path / "own.yaml", f"base: small.yaml\ndata: {{x: {{kind: folder, a: {text}}}}}"
         )
-        found = _read(own, ())[0]["data"]["x"]["a"]
+        found = unexpanded(own)["data"]["x"]["a"]
     else:
         found = _nested(f"data.x.a={text}")["data"]["x"]["a"]
     assert found == value

@@ -126,7 +126,7 @@ def shrunk(whole: Recipe, data: Data) -> list[str]:
 
 def fewer_rounds(name: str) -> list[str]:
     """Of self-training: `ROUNDS` at most."""
-    stages = recipe_files._read(name, ())[0]["stages"]
+    stages = recipe_files.unexpanded(name)["stages"]
     repeated = {key: stage["repeat"] for key, stage in stages.items() if "repeat" in stage}
     return [f"stages.{key}.repeat={min(count, ROUNDS)}" for key, count in repeated.items()]
 

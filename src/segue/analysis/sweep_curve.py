@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
-import yaml
 from matplotlib.figure import Figure
 from rich.console import Console
 
 from segue.errors import SegueError
 from segue.figures.figure import OKABE_ITO, STYLE, WIDTH, leave, tell
 from segue.figures.tiles import GREY
+from segue.recipe.safe_yaml import parsed
 from segue.running.sweep import FILE
 
 WHOLE = "whole"
@@ -76,7 +76,7 @@ def measure(path: Path, setting: str) -> list[Swept]:
 def _value(text: str, file: Path) -> float | None:
     if text in ("", "None", "null", WHOLE):
         return None
-    value = yaml.safe_load(text)
+    value = parsed(text, where=file)
     if not isinstance(value, int | float):
         fix = "sweep numbers, or null for the whole map"
         raise SegueError(f"{text!r} is no number", where=file, fix=fix)

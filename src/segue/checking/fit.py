@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -25,6 +24,7 @@ from segue.checking.report import MOST_SHOWN
 from segue.errors import SegueError
 from segue.parts import split_kind
 from segue.recipe.recipe import NetworkSettings, Recipe, TrainStage
+from segue.recipe.safe_yaml import parsed
 
 Change = dict[str, Any]  # settings by key, as on the command line
 
@@ -219,7 +219,7 @@ def _shrunk(size: Sequence[int], share: float) -> list[int]:
 
 def changed(recipe: Recipe, change: Change) -> Recipe:
     """The recipe with settings laid over it."""
-    plain = yaml.safe_load(recipe.as_yaml())
+    plain = parsed(recipe.as_yaml(), where="recipe")
     for key, value in change.items():
         *path, last = key.split(".")
         place = plain

@@ -14,7 +14,6 @@ from collections.abc import Generator
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from segue.batch import Batch
@@ -25,6 +24,7 @@ from segue.models import Segmenter
 from segue.models.batch_norm import set_batch_norm
 from segue.parts import parse
 from segue.recipe.recipe import Recipe, TrainStage
+from segue.recipe.safe_yaml import parsed
 from segue.runtime import memory
 from segue.runtime import processes as distributed
 from segue.runtime.processes import World
@@ -40,7 +40,7 @@ BLOCK = 16  # pixels; labels are of one class in squares of this side
 def main() -> None:
     """Reads what to try from standard input and writes what it took, one JSON line at a time."""
     asked = json.loads(sys.stdin.read())
-    recipe = parse(Recipe, yaml.safe_load(asked["recipe"]), where="")
+    recipe = parse(Recipe, parsed(asked["recipe"], where="recipe"), where="")
     try:
         world = distributed.join(recipe.device)
         there = memory.available(world.device)

@@ -124,11 +124,16 @@ def method_on(method: str, pair: str) -> Settings:
         >>> list(method_on("source-only", "carla")["stages"])
         ['train', 'evaluate']
     """
+    return _cell({}, method, pair, after=())
+
+
+def _cell(below: Settings, method: str, pair: str, *, after: Sequence[str]) -> Settings:
     own, on = read("methods", method), read("pairs", pair)
-    whole = lay(method, data_of(pair), chain(pair))
+    whole = lay(method, merge(below, data_of(pair, after=after)), chain(pair))
     entry = (own.get("pairs") or {}).get(pair) or {}
     whole["title"] = entry.get("title", f"{own['title']}, {on['title']}")
     # What a paper reports, it reports of one pair.
+    whole.pop("paper", None)
     if "paper" in entry:
         whole["paper"] = {**own.get("paper", {}), **entry["paper"]}
     return whole
@@ -179,33 +184,26 @@ FORMER = {
 }
 
 
-def named(name: str) -> tuple[Settings, list[str]]:
-    """A shipped recipe by its name, and the pairs that it stands on.
-
-    Raises:
-        SegueError: there is none.
-    """
-    known = FORMER.get(name, name)
-    if known not in cells():
-        fix = f"{suggestion(name, list(cells()))}; or give the path of a YAML file"
-        raise SegueError(f"no recipe is called {name!r}", fix=fix)
-    method, pair = cells()[known]
-    return method_on(method, pair), chain(pair)
-
-
 def laid(below: Settings, name: str, pairs: list[str]) -> tuple[Settings, list[str]]:
-    """What `base` names, a recipe, pair, fragment or method, laid over what it named before.
+    """A shipped recipe, pair, fragment or method laid over settings that stand on some pairs.
 
     Raises:
         SegueError: there is none of that name.
     """
-    plain = FORMER.get(name, name.removeprefix("_").replace("_", "-"))
+    known = FORMER.get(name, name)
+    if known in cells():
+        method, pair = cells()[known]
+        return _cell(below, method, pair, after=pairs), _joined(pairs, pair)
+    plain = known.removeprefix("_").replace("_", "-")
     if plain in names("pairs"):
-        more = data_of(plain, after=pairs)
-        return merge(below, more), [*pairs, *(one for one in chain(plain) if one not in pairs)]
+        return merge(below, data_of(plain, after=pairs)), _joined(pairs, plain)
     if plain in names("fragments"):
         return merge(below, read("fragments", plain)), pairs
     if plain in names("methods"):
-        return lay(plain, below, pairs, fragments=not name.startswith("_")), pairs
-    settings, found = named(name)
-    return merge(below, settings), [*pairs, *found]
+        return lay(plain, below, pairs, fragments=plain == name), pairs
+    fix = f"{suggestion(name, list(cells()))}; or give the path of a YAML file"
+    raise SegueError(f"no recipe is called {name!r}", fix=fix)
+
+
+def _joined(pairs: list[str], pair: str) -> list[str]:
+    return [*pairs, *(one for one in chain(pair) if one not in pairs)]

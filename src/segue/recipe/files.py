@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from segue.losses import LOSS_NETWORKS
 from segue.recipe import compose
 from segue.recipe.expand import expand_like, expand_rounds, give_sizes
 from segue.recipe.merging import merge
-from segue.recipe.safe_yaml import DEEPEST, parsed
+from segue.recipe.safe_yaml import DEEPEST, parsed, parsed_override
 
 FORMAT = 1
 
@@ -44,10 +45,14 @@ def resolve(
         >>> sorted(resolve("source-only-demo", ["seed=3"]))[:3]
         ['data', 'label_space', 'name']
     """
-    settings: dict[str, Any] = {}
+    layers = _Layers()
     for one in below:
-        settings, _ = _laid(settings, one, [], ())
-    settings = merge(settings, _method_on(str(name), str(on)) if on else _read(str(name), ())[0])
+        layers.lay(one)
+    if on is None:
+        layers.lay(str(name))
+    else:
+        layers.settings = merge(layers.settings, _method_on(str(name), str(on)))
+    settings = layers.settings
     optional = _optional(settings)
     for override in overrides:
         settings = merge(settings, _nested(override))
@@ -63,16 +68,25 @@ def resolve(
     return settings
 
 
+def unexpanded(name: str | Path) -> dict[str, Any]:
+    """What a recipe and its bases say, before rounds and templates are written out."""
+    layers = _Layers()
+    layers.lay(str(name))
+    return layers.settings
+
+
 def _method_on(method: str, pair: str) -> dict[str, Any]:
     """The settings of a method on a pair, shipped or a file."""
     if not _is_path(pair):
         return {"name": f"{method}-{pair}", **compose.method_on(method, pair)}
-    data, pairs = _read(pair, ())
+    layers = _Layers()
+    layers.lay(pair)
+    data = layers.settings
     if "stages" in data:
         fix = "a file for --on holds data and templates; run it without --on, or take `stages` out"
         raise SegueError("has stages of its own", where=pair, fix=fix)
     own = {"name": f"{method}-{Path(pair).stem}"}
-    return {**own, **compose.method_on_data(method, data, pairs, title=Path(pair).stem)}
+    return {**own, **compose.method_on_data(method, data, layers.pairs, title=Path(pair).stem)}
 
 
 def _optional(settings: Any, *, template: bool = False) -> set[str]:
@@ -91,46 +105,50 @@ def _optional(settings: Any, *, template: bool = False) -> set[str]:
     )
 
 
-def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], list[str]]:
-    """The settings of a file or of a shipped recipe, and the shipped pairs that it stands on."""
-    if not _is_path(name):
-        return compose.named(name)
-    if _identity(name) in seen:
-        raise SegueError("extends itself", where=f"recipe {name}", fix="change `base`")
-    path = Path(name)
+@dataclass
+class _Layers:
+    """Settings as they grow, one recipe laid over the other, each base once."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    pairs: list[str] = field(default_factory=list)  # shipped ones, each after that it extends
+    files: set[str] = field(default_factory=set)
+
+    def lay(self, name: str, seen: tuple[str, ...] = ()) -> None:
+        """A file after its bases, or what is shipped under a name."""
+        if not _is_path(name):
+            self.settings, self.pairs = compose.laid(self.settings, name, self.pairs)
+            return
+        path, identity = Path(name), str(Path(name).resolve())
+        if identity in seen:
+            raise SegueError("extends itself", where=f"recipe {name}", fix="change `base`")
+        # Met again, it would un-say what was laid over it since.
+        if identity in self.files:
+            return
+        own = _read(path)
+        bases = own.get("base")
+        for base in bases if isinstance(bases, list) else [bases] if bases is not None else []:
+            beside = str(path.parent / str(base)) if _is_path(str(base)) else str(base)
+            self.lay(beside, (*seen, identity))
+        self.files.add(identity)
+        # What was reported for those recipes was not reported for this one.
+        self.settings.pop("paper", None)
+        self.settings = merge(self.settings, own)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """One file as it stands."""
     if not path.is_file():
-        raise SegueError("no such recipe file", where=path, fix="`segue list` names shipped ones")
-    settings = parsed(path.read_bytes(), where=name)
+        other = path.with_suffix({".yml": ".yaml", ".yaml": ".yml"}.get(path.suffix, path.suffix))
+        fix = f"there is {other}" if other.is_file() else "`segue list` names shipped ones"
+        raise SegueError("no such recipe file", where=path, fix=fix)
+    settings = parsed(path.read_bytes(), where=path)
     if not isinstance(settings, dict):
-        raise SegueError("is not a mapping of keys", where=name, fix="see docs/recipes.md")
-    bases = settings.get("base")
-    whole: dict[str, Any] = {}
-    pairs: list[str] = []
-    for base in bases if isinstance(bases, list) else [bases] if bases is not None else []:
-        base = str(path.parent / str(base)) if _is_path(str(base)) else str(base)
-        whole, pairs = _laid(whole, base, pairs, (*seen, _identity(name)))
-    # What was reported for those recipes was not reported for this one.
-    whole.pop("paper", None)
-    return merge(whole, settings), pairs
-
-
-def _laid(
-    below: dict[str, Any], name: str, pairs: list[str], seen: tuple[str, ...]
-) -> tuple[dict[str, Any], list[str]]:
-    """A file or a shipped name laid over what came before it."""
-    if not _is_path(name):
-        return compose.laid(below, name, pairs)
-    more, found = _read(name, seen)
-    return merge(below, more), [*pairs, *found]
+        raise SegueError("is not a mapping of keys", where=path, fix="see docs/recipes.md")
+    return settings
 
 
 def _is_path(name: str) -> bool:
     return name.endswith((".yaml", ".yml")) or "/" in name
-
-
-def _identity(name: str) -> str:
-    """What tells a recipe from others, whatever way leads to its file."""
-    return str(Path(name).resolve()) if Path(name).suffix in (".yaml", ".yml") else name
 
 
 def setting(override: str) -> tuple[str, Any]:
@@ -147,7 +165,7 @@ def setting(override: str) -> tuple[str, Any]:
     if not equals or not key.strip() or key.count(".") >= DEEPEST:
         raise SegueError(f"{override!r} is not key=value", fix="write e.g. seed=1")
     try:
-        return key.strip(), parsed(text, where=key)
+        return key.strip(), parsed_override(text, where=key)
     except SegueError:
         shown = text if len(text) <= 60 else f"{text[:57]}..."
         raise SegueError(f"{shown!r} is not a YAML value", where=key, fix="quote it") from None
