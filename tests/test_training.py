@@ -135,7 +135,12 @@ class TestNonFinite:
         table = Networks({"root": Network(module, torch.optim.SGD(groups, lr=0.1))})
         term = Term(lambda step: step.network("root").weight.sqrt().sum(), ("source",), ("root",))
         batches = [{"source": Batch(torch.zeros(1, 3, 4, 4), names=("a.png",))}]
-        one = Training(table, usual_phases([Weighted("root", term)], {}), 1, lambda *_: [batches])
+        one = Training(
+            table,
+            usual_phases([Weighted("root", term)], {}),
+            1,
+            lambda *_: (one for one in [batches]),
+        )
         tracker = Tracker(tmp_path, iterations=1, every=1, world=World())
         with pytest.raises(
             SegueError,

@@ -166,7 +166,9 @@ def give_sizes(settings: dict[str, Any]) -> None:
         if not isinstance(stage, dict):
             continue
         for user in (stage, *(stage.get(role) for role in ("source", "target"))):
-            if isinstance(user, dict) and "size" not in user and user.get("data") in sizes:
-                user["size"] = list(sizes[user["data"]])
+            if not isinstance(user, dict) or "size" in user:
+                continue
+            if isinstance(user.get("data"), str) and user["data"] in sizes:
+                user["size"] = copy.copy(sizes[user["data"]])
         if "size" in stage:
             sizes[name] = stage["size"]
