@@ -274,7 +274,7 @@ WEIGHTS = (
     Bad(
         "a newer format",
         PREDICT,
-        described(lambda told: told.replace('"format": 1', '"format": 2')),
+        described(lambda told: told.replace('"format": 1', '"format": 3')),
     ),
     Bad(
         "a description of another network",
