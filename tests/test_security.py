@@ -153,7 +153,7 @@ def test_parts_are_named_by_tables_alone(project, monkeypatch):
         "stages.train.source.augment=[os.system]#",
     ):
         for name in ("os.system", "segue.recipe.plugins:load", "__import__", "builtins.exec"):
-            with pytest.raises(SegueError, match="unknown"):
+            with pytest.raises(SegueError, match=r"unknown|is not a YAML value|comment follows"):
                 recipe.load("good.yaml", [f"{key}={name}"])
 
 
