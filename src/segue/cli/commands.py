@@ -30,6 +30,10 @@ RecipeName = Annotated[str, typer.Argument(help="a shipped recipe's name, or a Y
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="settings, as seed=1 or stages.train.iterations=200")
 ]
+Pair = Annotated[
+    str | None,
+    typer.Option("--on", help="put a method on this pair of datasets: a shipped one, or a file"),
+]
 WorkDir = Annotated[Path, typer.Argument(help="the folder of a run")]
 Plugins = Annotated[
     list[Path] | None,
@@ -71,6 +75,7 @@ def run(
     work_dir: Annotated[
         Path | None, typer.Option(help="where to; runs/<recipe name> unless given")
     ] = None,
+    on: Pair = None,
     plugin: Plugins = None,
 ) -> None:
     """Run a recipe, or go on with it: the same command again continues exactly."""
@@ -79,7 +84,7 @@ def run(
     from segue.recipe import load
     from segue.running.run import run as run_recipe
 
-    folder = run_recipe(load(recipe, settings or ()), work_dir, console=console())
+    folder = run_recipe(load(recipe, settings or (), on=on), work_dir, console=console())
     show_evaluations(folder, console())
 
 
@@ -316,6 +321,7 @@ def check(
         bool,
         typer.Option("--fit", help="instead measure memory and time of a step; needs no data"),
     ] = False,
+    on: Pair = None,
     plugin: Plugins = None,
 ) -> None:
     """Look at files, pairs, sizes, ids, classes and weights before an hour of GPU is spent."""
@@ -324,7 +330,7 @@ def check(
     from segue.checking.fit import fit as measure
     from segue.recipe import load
 
-    whole = load(recipe, settings or ())
+    whole = load(recipe, settings or (), on=on)
     report = (
         measure(whole, console=console())
         if fit
