@@ -229,7 +229,8 @@ def test_commands_exist(name, tmp_path, monkeypatch, own_loss):
         # Capitals stand for a name of the reader's.
         if named and not named.isupper():
             # Of a sweep each value is a list of what is tried.
-            recipe.load(named, () if arguments[0] == "sweep" else parameters["settings"] or ())
+            given_to = () if arguments[0] == "sweep" else parameters["settings"] or ()
+            recipe.load(named, given_to, on=parameters.get("on"))
 
 
 @pytest.mark.parametrize(
@@ -270,12 +271,16 @@ def test_own_data(tmp_path, monkeypatch):
         arguments = segue_arguments(words)
         parameters = parsed(arguments)
         settings = parameters.get("settings") or []
-        for override in small.get(parameters.get("recipe"), ()):
+        named = parameters.get("recipe")
+        if parameters.get("on"):
+            small[named] = tiny.overrides(named, tiny.Data(Path("my-data")), on=parameters["on"])
+        for override in small.get(named, ()):
             removed = any(override.startswith(f"{one.removesuffix('=null')}.") for one in settings)
             arguments = arguments if removed else [*arguments, override]
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, f"{words}: {result.output} {result.exception!r}"
     ran = {"my", "my-alignment", "my-system", "unscored"}
+    ran |= {"coarse-to-fine-my-pair", "category-adaptive-my-pair"}
     assert {path.name for path in Path("runs").iterdir()} == ran
     assert len(list(Path("predictions").rglob("*_label.png"))) == 4
     assert len(list(Path("predictions").rglob("*_colour.png"))) == 4

@@ -103,7 +103,7 @@ def _write_pair(root: Path, split: str, stem: str, seed: int, ids: int) -> None:
     save_image(root / "labels" / split / f"{stem}.png", blocks(seed, ids))
 
 
-def overrides(name: str, data: Data, *more: str) -> list[str]:
+def overrides(name: str, data: Data, *more: str, on: str | None = None) -> list[str]:
     """`key=value`s that shrink a shipped recipe and keep its structure, and more laid over them.
 
     Stages, views, heads, losses, their weights, rules and optimisers stay as they are; SGD's rates
@@ -111,7 +111,7 @@ def overrides(name: str, data: Data, *more: str) -> list[str]:
     which stages there are.
     """
     fewer = fewer_rounds(name)
-    return [*fewer, *shrunk(recipe.load(name, [*fewer, *more]), data), *more]
+    return [*fewer, *shrunk(recipe.load(name, [*fewer, *more], on=on), data), *more]
 
 
 def shrunk(whole: Recipe, data: Data) -> list[str]:

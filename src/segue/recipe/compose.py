@@ -18,15 +18,15 @@ from segue.parts import suggestion
 from segue.recipe.merging import merge
 from segue.recipe.safe_yaml import parsed
 
-FOLDERS = ("methods", "pairs", "fragments", "ablations")
 # Keys of a method's file that are about composing, not settings of a recipe.
 OWN = ("title", "paper", "like", "before", "pairs")
 
 Settings = dict[str, Any]
 
 
+@functools.cache
 def names(folder: str) -> list[str]:
-    """What stands in one of the folders.
+    """What stands in one of the folders; not to be changed.
 
     Example:
         >>> names("fragments")
