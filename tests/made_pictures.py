@@ -81,7 +81,9 @@ def tiff_of(data, bits, *, photometric=1, kind=1, compression=1, order="<", extr
 
 
 def pgm(values, highest, *, plain=False, magic=None):
-    head = f"{magic or ('P2' if plain else 'P5')}\n# made by hand\n{W} {H}\n{highest}\n".encode()
+    height, width = values.shape[:2]
+    head = f"{magic or ('P2' if plain else 'P5')}\n# made by hand\n{width} {height}\n{highest}\n"
+    head = head.encode()
     if plain:
         return head + " ".join(map(str, values.ravel())).encode() + b"\n"
     return head + values.astype(">u2" if highest > 255 else "u1").tobytes()

@@ -531,3 +531,39 @@ def test_a_new_decoder_may_use_batch_statistics_beside_a_frozen_backbone() -> No
         assert layer.weight.requires_grad != backbone, name
     told = network.describe()
     assert "running statistics, all frozen; in the head batch statistics" in told
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 40), (3, 3)])
+def test_images_that_are_too_small_for_an_encoder_are_one_line(size: tuple[int, int]) -> None:
+    network = MODELS["deeplab_v2"](3, backbone="test_convnext").eval()
+    with pytest.raises(SegueError) as caught:
+        network(torch.zeros(1, 3, *size))
+    assert f"takes no images of {size[1]}x{size[0]}" in str(caught.value)
+    assert "use multiples of 32" in str(caught.value)
+
+
+def test_windows_that_do_not_fit_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = MODELS["upernet"](3, encoder="test_resnet").eval()
+
+    def encode(image: Tensor) -> None:  # as timm's MaxViT does
+        raise AssertionError("height (4) must be divisible by window (8)")
+
+    monkeypatch.setattr(network.encoder, "forward", encode)
+    with pytest.raises(SegueError, match=r"takes no images of 40x32 \(height \(4\) must be divi"):
+        network(torch.zeros(1, 3, 32, 40))
+
+    def fail(image: Tensor) -> None:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(network.encoder, "forward", fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        network(torch.zeros(1, 3, 32, 40))
+
+
+@pytest.mark.parametrize("kind", ["upernet", "segformer", "deeplab_v3_plus"])
+@pytest.mark.parametrize("size", [(1, 1), (8, 31), (20, 100)])
+def test_small_images_are_padded_for_decoders(kind: str, size: tuple[int, int]) -> None:
+    network = MODELS[kind](3, encoder="test_convnext").eval()
+    with torch.no_grad():
+        logits = network(torch.zeros(1, 3, *size)).logits["main"]
+    assert logits.isfinite().all()

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from segue.errors import SegueError
 
+WRITE = "write two numbers or percentiles, as [0, 4095] or ['1%', '99%']"
 KEY = "range"  # of a dataset in a recipe, and of a model's description
 _PERCENT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*%\s*")
 SET_RANGE = "set `range`, as [0, 4095] or ['1%', '99%']"
@@ -50,7 +51,7 @@ class Range:
         """
         if value is None:
             return None
-        wrong = SegueError(f"{value!r} will not do", where=where, fix=SET_RANGE[4:])
+        wrong = SegueError(f"{value!r} will not do", where=where, fix=WRITE)
         if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
             raise wrong
         low, high = value
@@ -61,7 +62,7 @@ class Range:
         if (a is None) == (b is None) and not (a if a is not None else float(low)) < (
             b if b is not None else float(high)
         ):
-            raise SegueError(f"{value!r} goes from high to low", where=where, fix=SET_RANGE[4:])
+            raise SegueError(f"{value!r} goes from high to low", where=where, fix=WRITE)
         return found
 
     @property

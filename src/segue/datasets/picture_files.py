@@ -258,9 +258,9 @@ def _by_opencv(
     """Colour of 16 bits, of which Pillow keeps 8."""
     if storage.format not in ("PNG", "PPM", "TIFF") or image.mode not in ("RGB", "RGBA", "LA"):
         raise inexact(storage, where)
-    orientation = orientation_of(image)
     # OpenCV decodes what is left of a broken file without a word; Pillow tells.
     image.load()
+    orientation = orientation_of(image)
     with _quiet_opencv():
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None or decoded.dtype != np.uint16 or decoded.ndim != 3:

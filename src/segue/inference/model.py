@@ -273,9 +273,11 @@ class Ensemble:
             SegueError: it is no image, or one that cannot be read.
         """
         if isinstance(image, list | tuple):
-            return [self.predict(one) for one in image]
-        array = as_array(image, self.range)
-        return self.predict_all([array], confident=False)[0][0]
+            return [self._labels(one) for one in image]
+        return self._labels(image)
+
+    def _labels(self, image: Picture) -> NDArray[np.uint8]:
+        return self.predict_all([as_array(image, self.range)], confident=False)[0][0]
 
     def predict_with_confidence(
         self, image: Picture

@@ -23,6 +23,13 @@ from segue.models.batch_norm import (
 from segue.models.normalisation import Normalisation
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
+# What torch and timm say of images that are too small, or no multiple of windows.
+UNFIT = (
+    "Kernel size can't be greater",
+    "Calculated output size",
+    "Output size is too small",
+    "must be divisible by",
+)
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,8 @@ class Segmenter(nn.Module):
         """Logits and features of RGB images [B, 3, H, W], 0 to 1.
 
         Raises:
-            SegueError: batch statistics asked of a single value per channel.
+            SegueError: batch statistics asked of a single value per channel, or images of a size
+                that the encoder cannot take.
         """
         size = (int(image.shape[-2]), int(image.shape[-1]))
         bottom, right = (-side % self.divisor for side in size)
@@ -105,6 +113,15 @@ class Segmenter(nn.Module):
                 "batch statistics",
                 where="batch_norm: batch",
                 fix="use `running` or `tracking`, or a batch of two or more",
+            ) from error
+        except (RuntimeError, AssertionError) as error:
+            if not any(told in str(error) for told in UNFIT):
+                raise
+            raise SegueError(
+                f"{self.name} takes no images of {size[1]}x{size[0]} ({error})",
+                where="size",
+                fix=f"use multiples of {max(32, self.divisor)}, or of eight times as much for "
+                "encoders with windows",
             ) from error
         if not (bottom or right):
             return output
