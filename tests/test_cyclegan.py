@@ -177,6 +177,56 @@ def test_semantic(compares):
         assert float(gradient[place]) == pytest.approx(slope, rel=1e-3, abs=1e-6)
 
 
+def test_semantic_of_a_reconstruction_is_its_formula_and_trains_both_generators():
+    """BDL's stronger term, M(S) against M(F^-1(F(S))), in float64: value and both gradients."""
+
+    class Scaled(nn.Module):
+        """A generator of one number for each colour."""
+
+        def __init__(self, seed):
+            super().__init__()
+            scale = np.random.default_rng(seed).uniform(0.5, 1.5, 3)
+            self.scale = nn.Parameter(torch.tensor(scale))
+
+        def forward(self, image):
+            return image * self.scale[:, None, None]
+
+    source = IMAGES[1].astype(np.float64)
+    weight = Linear().weight.numpy().astype(np.float64)
+
+    def levelled(image):
+        logits = np.einsum("cd,bdhw->bchw", weight, image[..., ::2, ::2])
+        mean, variance = (f(logits, axis=(2, 3), keepdims=True) for f in (np.mean, np.var))
+        return (logits - mean) / np.sqrt(variance + 1e-5)
+
+    def by_hand(there, back):
+        redrawn = source * there[:, None, None] * back[:, None, None]
+        return ((levelled(redrawn) - levelled(source)) ** 2).mean()
+
+    networks = {"to_target": Scaled(1), "to_source": Scaled(2), "segmenter": Linear().double()}
+    views = {
+        "as_target": Generated(of="source", network="to_target"),
+        "back_to_source": Generated(of="as_target", network="to_source"),
+    }
+    step = Step({"source": Batch(torch.tensor(source))}, networks, iteration=0, views=views)
+    both = ("to_target", "to_source")
+    term = Semantic(after="back_to_source", generator=both)
+    assert term.trains == both
+    found = term(step)
+    scales = [networks[name].scale.detach().numpy() for name in both]
+    assert float(found.detach()) == pytest.approx(by_hand(*scales), rel=1e-12)
+    found.backward()
+    for index, name in enumerate(both):
+        for channel in range(3):
+            nudged = []
+            for sign in (1, -1):
+                moved = [one.copy() for one in scales]
+                moved[index][channel] += sign * 1e-5
+                nudged.append(by_hand(*moved))
+            slope = (nudged[0] - nudged[1]) / 2e-5
+            assert float(networks[name].scale.grad[channel]) == pytest.approx(slope, rel=1e-6)
+
+
 def test_semantic_of_an_image_that_keeps_its_meaning_is_0():
     same = step_of(IMAGES[1], *IMAGES[1:])
     for compares in ("probabilities", "normalised_logits"):
@@ -387,9 +437,17 @@ TERMS = {
     "identity_source": {
         "kind": "identity", "view": "same_source", "original": "source", "weight": 5, **OTHER_WAY,
     },
-    "semantic_source": {"kind": "semantic", "weight": 1},
+    "semantic_source": {"kind": "semantic", "weight": 0.1},
     "semantic_target": {
-        "kind": "semantic", "before": "target", "after": "as_source", "weight": 1, **OTHER_WAY,
+        "kind": "semantic", "before": "target", "after": "as_source", "weight": 0.1, **OTHER_WAY,
+    },
+    "semantic_cycle_source": {
+        "kind": "semantic", "after": "back_to_source", "weight": 10,
+        "generator": ["to_target", "to_source"],
+    },
+    "semantic_cycle_target": {
+        "kind": "semantic", "before": "target", "after": "back_to_target", "weight": 10,
+        "generator": ["to_source", "to_target"],
     },
 }  # fmt: skip
 GENERATORS, JUDGES = {"to_target", "to_source"}, {"judge_target", "judge_source"}
@@ -479,8 +537,8 @@ def test_objectives_and_groups_of_the_usual_phases():
     assert trained == [GENERATORS, {"judge_target"}, {"judge_source"}]
     groups = [[term.name for term in group] for group in phase.objectives[0].groups]
     assert groups == [
-        ["adversary_target/fool", "cycle_source", "semantic_source"],
-        ["adversary_source/fool", "cycle_target", "semantic_target"],
+        ["adversary_target/fool", "cycle_source", "semantic_source", "semantic_cycle_source"],
+        ["adversary_source/fool", "cycle_target", "semantic_target", "semantic_cycle_target"],
         ["identity_target"],
         ["identity_source"],
     ]

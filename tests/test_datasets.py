@@ -23,7 +23,7 @@ from segue.datasets import DATASETS, cityscapes, folder, gta5, synthia
 from segue.datasets.dataset import UNKNOWN, Dataset, Item, id_table
 from segue.datasets.inspection import inspect
 from segue.errors import SegueError
-from segue.label_space import CITYSCAPES, IGNORE, LabelSpace
+from segue.label_space import CITYSCAPES, CITYSCAPES_16, IGNORE, LabelSpace
 
 # the papers' tables, written out once more
 GTA5_IDS = {
@@ -166,9 +166,14 @@ class TestEveryDataset:
     ],
     ids=["gta5", "cityscapes", "synthia"],
 )
-def test_ids_are_those_of_the_papers_and_all_others_ignored(make, write, wanted, tmp_path):
+@pytest.mark.parametrize("space", [CITYSCAPES, CITYSCAPES_16], ids=lambda space: space.name)
+def test_ids_are_those_of_the_papers_and_all_others_ignored(make, write, wanted, space, tmp_path):
+    """For 16 outputs the same classes by name, and terrain, truck and train void."""
     write(tmp_path, count=1)
-    dataset = make(tmp_path)
+    dataset = make(tmp_path, label_space=space)
+    names = {raw: CITYSCAPES.classes[train] for raw, train in wanted.items()}
+    wanted = {raw: space.train_id(name) for raw, name in names.items() if name in space.classes}
+    assert len(wanted) == space.num_classes
     path = dataset.items[0].label
     raw = np.arange(256, dtype=np.uint8).reshape(16, 16)
     save_image(dataset.items[0].image, random_image(size=(16, 16)))

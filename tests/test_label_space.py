@@ -6,6 +6,7 @@ import pytest
 from segue.errors import SegueError
 from segue.label_space import (
     CITYSCAPES,
+    CITYSCAPES_16,
     CITYSCAPES_IDS,
     IGNORE,
     LABEL_SPACES,
@@ -36,6 +37,18 @@ def test_protocols_of_16_and_13_leave_out_what_the_papers_leave_out():
     assert CITYSCAPES.protocol("19") == tuple(range(19))
     assert left_out("16") == ["terrain", "truck", "train"]
     assert left_out("13") == ["wall", "fence", "pole", "terrain", "truck", "train"]
+
+
+def test_cityscapes16_is_what_synthia_has_in_the_same_order():
+    left = [name for name in CITYSCAPES.classes if name not in ("terrain", "truck", "train")]
+    assert list(CITYSCAPES_16.classes) == left
+    assert [CITYSCAPES.colours[CITYSCAPES.train_id(name)] for name in left] == list(
+        CITYSCAPES_16.colours
+    )
+    assert list(CITYSCAPES_16.protocols) == ["16", "13"]
+    for name, ids in CITYSCAPES_16.protocols.items():
+        ours = [CITYSCAPES_16.classes[one] for one in ids]
+        assert ours == [CITYSCAPES.classes[one] for one in CITYSCAPES.protocol(name)]
 
 
 @pytest.mark.parametrize("space", LABEL_SPACES.values(), ids=LABEL_SPACES)

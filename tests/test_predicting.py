@@ -19,9 +19,10 @@ from segue.cli.commands import app
 from segue.errors import SegueError
 from segue.inference import model
 from segue.inference.model import Ensemble, Model
-from segue.label_space import CITYSCAPES, LabelSpace
+from segue.label_space import CITYSCAPES, CITYSCAPES_16, CITYSCAPES_IDS, LabelSpace
 from segue.models import MODELS
 from segue.predicting import kinds, plan, predict, through_network
+from segue.predicting.writing import WRITERS, Predicted, refuse_unfit
 from segue.runtime import signals as stopping
 
 NETWORK = {"kind": "deeplab_v2", "backbone": "test_resnet", "weights": None}
@@ -353,6 +354,18 @@ def test_cityscapes_script_scores_a_submission(models, tmp_path, capsys):
     script.args.evalLabels, script.args.quiet = [], True
     scores = script.evaluateImgLists([str(written)], [str(truth)], script.args)
     assert scores["averageScoreClasses"] == 1.0
+
+
+@pytest.mark.parametrize("kind", ["cityscapes", "acdc"])
+def test_a_model_of_16_classes_writes_the_benchmarks_ids(kind):
+    """Those of the class names, not its own 16 train ids."""
+    labels = np.array([[*range(16), 255]], np.uint8)
+    one = Predicted(np.zeros((1, 17, 3), np.uint8), labels, None, CITYSCAPES_16)
+    refuse_unfit([kind], CITYSCAPES_16)
+    ids = np.asarray(WRITERS[kind].picture(one))[0].tolist()
+    raw = {train: raw for raw, train in CITYSCAPES_IDS.items()}
+    trains = [CITYSCAPES.train_id(name) for name in CITYSCAPES_16.classes]
+    assert ids == [*(trains if kind == "acdc" else map(raw.get, trains)), 255]
 
 
 def test_acdc_submission(models, tmp_path):

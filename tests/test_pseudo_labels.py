@@ -134,15 +134,14 @@ def test_class_balanced_relabels_for_a_rare_class():
     assert half.propose(relabelled)[0].item() == 1
 
 
-@pytest.mark.parametrize("weighting", ["count", "confidence"])
+@pytest.mark.parametrize("weighting", ["count", "confidence", "confidence_over_count"])
 @pytest.mark.parametrize("delta", [0.0, 0.2])
 def test_entropy_below_that_of_the_class_mean(delta, weighting):
     seen = images(absent=2)
     summed, weights = np.zeros((CLASSES, CLASSES)), np.zeros(CLASSES)
     for *_, p in pixels(seen):
-        weight = p.max() if weighting == "confidence" else 1.0
-        summed[p.argmax()] += weight * p
-        weights[p.argmax()] += weight
+        summed[p.argmax()] += p if weighting == "count" else p.max() * p
+        weights[p.argmax()] += p.max() if weighting == "confidence" else 1.0
 
     def entropy(p):
         return -sum(v * math.log(v) for v in p if v > 0)

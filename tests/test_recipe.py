@@ -14,6 +14,7 @@ from segue.recipe import load
 from segue.recipe.files import _nested, shipped, unexpanded
 from segue.recipe.merging import merge
 from segue.recipe.recipe import EvaluateStage, PseudoLabelStage, TrainStage, TranslateStage
+from segue.running.ablation import scoring
 
 ADAPTSEGNET, ADVENT, LOCAL = "Learning to Adapt", "ADVENT", "Spatial Class Distribution Shift"
 BDL, FDA, CBST = "Bidirectional Learning", "FDA", "CBST"
@@ -163,9 +164,12 @@ def test_every_row_of_every_ablation_loads(name, ablation):
     rows = recipe.ablations[ablation].rows
     assert recipe.ablations[ablation].of in shipped()
     found = [load(name, row.settings, below=row.below) for row in rows.values()]
-    stages = [one.model_dump(mode="json")["stages"] for one in found]
-    for index, mine in enumerate(stages):
-        assert mine not in stages[:index], list(rows)[index]
+    told = [
+        (one.model_dump(mode="json")["stages"], scoring(one, row.model))
+        for one, row in zip(found, rows.values(), strict=True)
+    ]
+    for index, mine in enumerate(told):
+        assert mine not in told[:index], list(rows)[index]
 
 
 @pytest.mark.parametrize("name", REPORTED)
@@ -225,6 +229,7 @@ def test_recipes_that_nobody_reported_claim_nothing(name):
 def test_recipes_at_paper_scale_agree_on_sizes_and_protocols(name):
     recipe, gta5 = load(name), name.endswith("gta5")
     assert recipe.protocols == (["19"] if gta5 else ["16", "13"])
+    assert recipe.classes().num_classes == (19 if gta5 else 16)
     for key, stage in recipe.stages.items():
         match stage:
             case EvaluateStage() | PseudoLabelStage():
@@ -249,7 +254,8 @@ def test_recipes_at_paper_scale_say_what_the_systems_share(name):
         segmenter = stage.networks["segmenter"]
         assert stage.batch_size * stage.accumulate == 1
         assert segmenter.arguments["align_corners"] is True
-        assert segmenter.arguments["batch_norm"] == "tracking"
+        own = name.startswith(("source-only", "ap-ci", "advent-single", "local-alignment"))
+        assert segmenter.arguments["batch_norm"] == ("tracking" if own else "batch")
         assert segmenter.optimiser == {
             **{"kind": "sgd", "lr": 2.5e-4, "head_multiplier": 10},
             **{"momentum": 0.9, "weight_decay": 5e-4},
@@ -337,8 +343,16 @@ def test_cyclegan_is_bdls(pair):
     assert stage.iterations == 20 * {"gta5": 24966, "synthia": 9400}[pair]
     assert weights(stage) == {
         **{"adversary_target": 1, "adversary_source": 1, "cycle_source": 10, "cycle_target": 10},
-        **{"identity_target": 5, "identity_source": 5, "semantic_source": 1, "semantic_target": 1},
+        **{"identity_target": 5, "identity_source": 5},
+        **{"semantic_source": 0.1, "semantic_target": 0.1},
+        **{"semantic_cycle_source": 10, "semantic_cycle_target": 10},
     }
+    assert stage.batch_size * stage.accumulate == 1
+    for domain, other in (("source", "target"), ("target", "source")):
+        once, twice = (stage.terms[f"semantic_{key}{domain}"] for key in ("", "cycle_"))
+        assert once.arguments["generator"] == f"to_{other}"
+        assert twice.arguments["generator"] == [f"to_{other}", f"to_{domain}"]
+        assert twice.arguments["after"] == f"back_to_{domain}"
     assert stage.networks["segmenter"].optimiser is None
     assert stage.networks["segmenter"].load_from == "source_only"
     for name, network in stage.networks.items():
@@ -359,23 +373,32 @@ def test_cyclegan_sees_one_image_an_update_whatever_its_system_does(pair, row):
     bdls = load(f"bdl-{pair}").stages["cyclegan"]
     seen = [stage.iterations * stage.batch_size * stage.accumulate for stage in (ours, bdls)]
     assert seen[0] == seen[1]
-    assert ours.accumulate == 1
+    assert ours.batch_size * ours.accumulate == 1
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_bdl_trains_anew_with_pseudo_labels(pair):
+def test_bdl_trains_anew_with_pseudo_labels_twice(pair):
     stages = load(f"bdl-{pair}").stages
-    warm_up, train = stages["warm_up"], stages["train"]
-    assert (warm_up.iterations, train.iterations) == (80_000, 120_000)
+    assert list(stages)[3:] == [
+        "warm_up",
+        *("evaluate_previous_1", "pseudo_labels_1", "train_1"),
+        *("evaluate_previous_2", "pseudo_labels_2", "train_2", "evaluate"),
+    ]
+    warm_up, rounds = stages["warm_up"], [stages["train_1"], stages["train_2"]]
+    assert [one.iterations for one in (warm_up, *rounds)] == [80_000, 120_000, 120_000]
     assert weights(warm_up) == {"segmentation": 1, "alignment": 0.001}
-    assert weights(train) == {"segmentation": 1, "alignment": 0.001, "pseudo_labels": 1}
-    assert stages["pseudo_labels"].rule == {"kind": "confidence", "cap": 0.9, "quantile": 0.5}
-    for stage in (warm_up, train):
+    for number, (train, before) in enumerate(zip(rounds, ("warm_up", "train_1"), strict=True), 1):
+        labels = stages[f"pseudo_labels_{number}"]
+        assert weights(train) == {"segmentation": 1, "alignment": 0.001, "pseudo_labels": 1}
+        assert labels.rule == {"kind": "confidence", "cap": 0.9, "quantile": 0.5}
+        assert labels.models == [before]
+    for stage in (warm_up, *rounds):
         assert stage.source.data == "translate"
         assert stage.networks["segmenter"].load_from is None, "from the initial weights"
         assert stage.networks["segmenter"].arguments["batch_norm"] == "batch"
         assert stage.networks["discriminator"].schedule == stage.networks["segmenter"].schedule
-    assert (warm_up.target.data, train.target.data) == ("target", "pseudo_labels")
+    targets = [stage.target.data for stage in (warm_up, *rounds)]
+    assert targets == ["target", "pseudo_labels_1", "pseudo_labels_2"]
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -438,9 +461,9 @@ def test_coarse_to_fine_has_six_rounds(pair):
         before = f"fine_{number}"
     for name in ("coarse", "fine_1", "fine_6"):
         segmenter = stages[name].networks["segmenter"]
-        assert (stages[name].iterations, stages[name].accumulate) == (20_000, 4)
+        assert (stages[name].iterations, stages[name].batch_size) == (20_000, 4)
         assert segmenter.schedule == {"kind": "poly", "power": 0.9}, "anew in each stage"
-        assert segmenter.arguments["batch_norm"] == "running"
+        assert segmenter.arguments["batch_norm"] == {"backbone": "running", "head": "batch"}
         assert segmenter.optimiser["weight_decay"] == 1e-4
     assert stages["coarse"].networks["segmenter"].optimiser["lr"] == 5e-4
     assert stages["evaluate"].models == ["fine_6"]
@@ -454,8 +477,10 @@ def test_grouping_stands_on_bdl(pair):
         "equivalence": 0.0001,
     }
     assert weights(stages["warm_up"]) == losses
-    assert weights(stages["train"]) == {**losses, "pseudo_labels": 1}
-    for stage in (stages["warm_up"], stages["train"]):
+    assert weights(stages["train_1"]) == {**losses, "pseudo_labels": 1}
+    assert "train_2" not in stages
+    assert "train_2" in load(f"grouping-{pair}", ["stages.rounds.repeat=2"]).stages
+    for stage in (stages["warm_up"], stages["train_1"]):
         assert stage.iterations == 120_000
         assert stage.source.data == "translate"
         assert stage.networks["grouping"].arguments["groups"] == 8
@@ -477,9 +502,28 @@ def test_category_adaptive_thresholds_restart_twice(pair):
         assert train.target.data == f"pseudo_labels_{number}"
         assert weights(train) == {**weights(stages["warm_up"]), "pseudo_labels": 1}
     assert weights(stages["warm_up"]) == {"segmentation": 1, "alignment": 0.001, "style": 0.001}
+    assert stages["warm_up"].terms["style"].arguments == {"moves": "source"}
     for name, network in stages["warm_up"].networks.items():
         if name != "segmenter":
             assert network.schedule == {"kind": "step", "every": 50_000, "factor": 0.1}, name
+
+
+ROUNDS = [name for name in shipped() if "evaluate_previous_1" in load(name).stages]
+
+
+@pytest.mark.parametrize("name", ROUNDS)
+def test_every_round_and_what_it_starts_from_is_scored(name):
+    """Coarse-to-fine's tables 1 and 2 report its coarse model; all rounds' scores are kept."""
+    assert "pseudo_labels_1" in load(name).stages
+    recipe = load(name)
+    trained = [
+        key
+        for key, stage in recipe.stages.items()
+        if isinstance(stage, TrainStage) and stage.networks["segmenter"].optimiser
+    ]
+    first = next(stage.models[0] for stage in recipe.stages.values() if stage.kind == "evaluate")
+    assert [scoring(recipe, one) for one in trained[trained.index(first) :]]
+    assert scoring(recipe, None) == "evaluate", "the last model is what the run is scored by"
 
 
 # What is refused, and how.

@@ -108,16 +108,18 @@ def softplus(value):
     return np.logaddexp(0, value)
 
 
-def test_adversary():
+@pytest.mark.parametrize("moves", ["source", "target"])
+def test_adversary(moves):
+    """The source's means are scored against the target's label, or the other way round."""
     source, target, brought = features(1), features(2), judges()
-    step, sides = step_of(source, target, **brought), style_adversarial()
+    step, sides = step_of(source, target, **brought), style_adversarial(moves=moves)
     fool = tell_apart = 0.0
     for name in LAYERS:
         of_source, of_target = (
             scores_by_hand(one[name], brought[f"style_{name}"]) for one in (source, target)
         )
         # BCE against label 0 is softplus(score), against 1 softplus(-score).
-        fool += softplus(of_target).mean()
+        fool += (softplus(-of_source) if moves == "source" else softplus(of_target)).mean()
         tell_apart += (softplus(of_source).mean() + softplus(-of_target).mean()) / 2
     assert float(sides["fool"](step).detach()) == pytest.approx(fool, abs=1e-5)
     assert float(sides["tell_apart"](step).detach()) == pytest.approx(tell_apart, abs=1e-5)
@@ -223,14 +225,24 @@ def test_features_are_chosen():
     assert style_adversarial(features=("layer2",))["tell_apart"].trains == ("style_layer2",)
 
 
-@pytest.mark.parametrize("side", ["fool", "tell_apart"])
-def test_who_learns(side):
+@pytest.mark.parametrize(
+    ("moves", "side", "moved"),
+    [
+        (None, "fool", "source"),  # section 2.3: the style of the source moves
+        ("source", "fool", "source"),
+        ("target", "fool", "target"),
+        (None, "tell_apart", None),
+        ("target", "tell_apart", None),
+    ],
+)
+def test_who_learns(moves, side, moved):
     brought = judges()
     step = step_of(features(1), features(2), **brought)
-    style_adversarial()[side](step).backward()
+    style_adversarial(**({"moves": moves} if moves else {}))[side](step).backward()
     mine = step.network("segmenter")
-    assert all(x.grad is None for x in mine.source.values())
-    assert all((x.grad is not None) == (side == "fool") for x in mine.target.values())
+    for domain in ("source", "target"):
+        styles = getattr(mine, domain).values()
+        assert all((x.grad is not None) == (domain == moved) for x in styles), domain
     assert all(p.grad.any() for judge in brought.values() for p in judge.parameters())
 
 
@@ -330,16 +342,21 @@ def trained(tmp_path, terms, **brought):
     return before, {name: one.module for name, one in table.items()}, recorded
 
 
-def test_the_source_is_backpropagated_before_the_discriminators_turn(tmp_path):
+@pytest.mark.parametrize(
+    ("moves", "expected"),
+    [("source", [["segmentation", "fool"]]), ("target", [["segmentation"], ["fool"]])],
+)
+def test_the_source_is_backpropagated_before_the_discriminators_turn(moves, expected, tmp_path):
     """The segmenter's source group has freed its graph when styles of the source are asked for."""
-    terms = terms_of(*style_adversarial().items())
+    sides = style_adversarial(moves=moves)
+    terms = terms_of(*sides.items())
     objectives = usual_phases(terms, {})[0].objectives
     assert [one.trains for one in objectives] == [
         ("segmenter",),
         ("style_layer1", "style_layer2"),
     ]
     groups = [[one.name for one in group] for group in objectives[0].groups]
-    assert groups == [["segmentation"], ["fool"]]
+    assert groups == expected
     before, after, recorded = trained(tmp_path, terms, **judges())
     for name, module in after.items():
         old = before[name].state_dict()
@@ -350,7 +367,7 @@ def test_the_source_is_backpropagated_before_the_discriminators_turn(tmp_path):
         *({k: x.detach() for k, x in output[role].items()} for role in ("source", "target")),
         **{name: before[name] for name in ("style_layer1", "style_layer2")},
     )
-    for name, side in style_adversarial().items():
+    for name, side in sides.items():
         found = float(recorded[0][f"loss/{name}"])
         assert found == pytest.approx(float(side(step).detach()), abs=1e-6)
 

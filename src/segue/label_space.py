@@ -276,4 +276,33 @@ CITYSCAPES_IDS: dict[int, int] = {
     )
 }
 
-LABEL_SPACES = {"cityscapes": CITYSCAPES}
+
+def _only(space: LabelSpace, name: str, members: Sequence[int]) -> LabelSpace:
+    """Some classes of a space in their order, with those of its protocols that they fill."""
+    new = {old: place for place, old in enumerate(members)}
+    return LabelSpace(
+        name,
+        tuple(space.classes[old] for old in members),
+        tuple(space.colours[old] for old in members),
+        {
+            key: tuple(new[old] for old in ids)
+            for key, ids in space.protocols.items()
+            if set(ids) <= new.keys()
+        },
+    )
+
+
+# What SYNTHIA and Cityscapes share, for networks of 16 outputs: terrain, truck and train are void.
+CITYSCAPES_16 = _only(CITYSCAPES, "cityscapes16", CITYSCAPES.protocol("16"))
+
+LABEL_SPACES = {space.name: space for space in (CITYSCAPES, CITYSCAPES_16)}
+
+
+def of_cityscapes(space: LabelSpace) -> bool:
+    """Whether a space's classes are those of Cityscapes, or those that SYNTHIA has of them.
+
+    Example:
+        >>> of_cityscapes(CITYSCAPES_16), CITYSCAPES_16.num_classes, list(CITYSCAPES_16.protocols)
+        (True, 16, ['16', '13'])
+    """
+    return any(space.classes == known.classes for known in LABEL_SPACES.values())

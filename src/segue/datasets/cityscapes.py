@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from segue.datasets.dataset import Dataset, id_table
 from segue.datasets.pairing import find_pairs
 from segue.errors import SegueError
-from segue.label_space import CITYSCAPES, CITYSCAPES_IDS, LabelSpace
+from segue.label_space import CITYSCAPES, CITYSCAPES_IDS, IGNORE, LabelSpace, of_cityscapes
 
 
 def cityscapes(
@@ -61,13 +61,20 @@ def cityscapes_ids(
 ) -> NDArray[np.uint8]:
     """The table of the ids given, or else of a default that leads to Cityscapes' 19 classes.
 
+    For `cityscapes16` that default leads to the same classes by their names, and what it leaves out
+    is ignored.
+
     Raises:
         SegueError: no ids are given for classes that are not Cityscapes', or they do not fit.
     """
-    if ids is None and label_space.classes != CITYSCAPES.classes:
+    if ids is None and not of_cityscapes(label_space):
         raise SegueError(
             f"this dataset's own ids lead to Cityscapes' classes, not to {label_space.name}",
             where="ids",
             fix="give `ids`: raw id to class name",
         )
-    return id_table(dict(default) if ids is None else ids, label_space)
+    if ids is None:
+        places = {name: place for place, name in enumerate(label_space.classes)}
+        names = {raw: CITYSCAPES.classes[train] for raw, train in default.items()}
+        ids = {raw: places.get(name, IGNORE) for raw, name in names.items()}
+    return id_table(ids, label_space)

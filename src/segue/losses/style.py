@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,24 +15,28 @@ from segue.runtime.precision import full_precision
 from segue.training.step import Step
 
 FEATURES = ("layer1", "layer2")
+Moves = Literal["source", "target"]
 
 
 @dataclass(frozen=True)
 class FoolStyle:
-    """Binary cross-entropy of the target's styles scored against the source's label.
+    """Binary cross-entropy of one domain's styles scored against the other's label.
 
-    Category-adaptive thresholds (ICASSP 2021), section 2.1 and equation 5, its part for the
-    segmenter: one discriminator for each feature, summed.
+    Category-adaptive thresholds (ICASSP 2021), section 2.3 and equation 5, its part for the
+    segmenter: "to force the style information on the source domain close that on the target
+    domain", so the source's means against the target's label, one discriminator for each feature,
+    summed.
     """
 
     features: tuple[str, ...]
     discriminator: str
-    view: str = "target"
+    view: str = "source"
+    label: float = TARGET
     network: str = "segmenter"
 
     @property
     def views(self) -> tuple[str, ...]:
-        """The target."""
+        """The domain whose style moves."""
         return (self.view,)
 
     @property
@@ -46,7 +50,7 @@ class FoolStyle:
         for name in self.features:
             shown = channel_means(step, self.view, name, self.network)
             scores = step.network(f"{self.discriminator}_{name}")(shown[:, None])
-            losses.append(domain_loss(scores, SOURCE))
+            losses.append(domain_loss(scores, self.label))
         return torch.stack(losses).sum()
 
 
@@ -56,6 +60,9 @@ class TellStylesApart:
 
     Category-adaptive thresholds (ICASSP 2021), section 2.1, its part for the discriminators:
     source 0, target 1, summed over features. Records the accuracy of each.
+
+    Differs: the original GAN loss that section 2.3 names sums both domains in full; each is half
+    here, as in BDL's output discriminator.
     """
 
     features: tuple[str, ...]
@@ -93,6 +100,7 @@ def style_adversarial(
     features: tuple[str, ...] = FEATURES,
     source: str = "source",
     target: str = "target",
+    moves: Moves = "source",
     network: str = "segmenter",
     discriminator: str = "style",
 ) -> dict[str, FoolStyle | TellStylesApart]:
@@ -103,16 +111,21 @@ def style_adversarial(
     Args:
         features: whose channel means; the first two stages, "two front sub-encoders".
         source: the view that is labelled 0.
-        target: the view that is labelled 1 and made to look like 0.
+        target: the view that is labelled 1.
+        moves: which of the two is made to look like the other: the source, as section 2.3 has it,
+            or the target, as adversaries on outputs do.
         network: which segmenter.
         discriminator: first part of the discriminators' names, `style_layer1` and so on.
 
     Example:
         >>> style_adversarial()["tell_apart"].trains
         ('style_layer1', 'style_layer2')
+        >>> style_adversarial()["fool"].views, style_adversarial(moves="target")["fool"].views
+        (('source',), ('target',))
     """
+    moved = {"source": (source, TARGET), "target": (target, SOURCE)}[moves]
     return {
-        "fool": FoolStyle(features, discriminator, target, network),
+        "fool": FoolStyle(features, discriminator, *moved, network),
         "tell_apart": TellStylesApart(features, discriminator, source, target, network),
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,12 @@ from PIL import Image
 
 from segue.errors import SegueError
 from segue.inference.prediction import OVERLAY
-from segue.label_space import CITYSCAPES, CITYSCAPES_IDS, LabelSpace
+from segue.label_space import CITYSCAPES, CITYSCAPES_IDS, LabelSpace, of_cityscapes
 from segue.parts import suggestion
 
 _SCENE = re.compile(r"([^_]+_\d+_\d+)(_.*)?")
-_RAW_IDS = np.full(256, 255, np.uint8)
-_RAW_IDS[list(CITYSCAPES_IDS.values())] = list(CITYSCAPES_IDS)
+_RAW_IDS = {train: raw for raw, train in CITYSCAPES_IDS.items()}
+_TRAIN_IDS = {train: train for train in _RAW_IDS}
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +95,14 @@ def cityscapes_place(name: Path, stem: str) -> Path:
     return Path("cityscapes", f"{scene[1]}_pred_labelIds.png")
 
 
+def of_the_19(one: Predicted, values: Mapping[int, int]) -> Image.Image:
+    """What benchmarks read: a value for each of Cityscapes' 19 train ids, also of fewer classes."""
+    table = np.full(256, 255, np.uint8)
+    for place, name in enumerate(one.label_space.classes):
+        table[place] = values[CITYSCAPES.train_id(name)]
+    return Image.fromarray(table[one.labels])
+
+
 def acdc_place(name: Path, stem: str) -> Path:
     """Where the prediction of an image of ACDC lies in a submission.
 
@@ -127,10 +135,8 @@ WRITERS = {
     "colour": Writer(beside("colour"), lambda one: one.label_space.palette_png(one.labels)),
     "overlay": Writer(beside("overlay"), lambda one: Image.fromarray(one.overlay)),
     "confidence": Writer(beside("confidence"), lambda one: grey(one.confidence), confident=True),
-    "cityscapes": Writer(
-        cityscapes_place, lambda one: Image.fromarray(_RAW_IDS[one.labels]), submission=True
-    ),
-    "acdc": Writer(acdc_place, lambda one: Image.fromarray(one.labels), submission=True),
+    "cityscapes": Writer(cityscapes_place, lambda one: of_the_19(one, _RAW_IDS), submission=True),
+    "acdc": Writer(acdc_place, lambda one: of_the_19(one, _TRAIN_IDS), submission=True),
 }
 DEFAULT = ("label", "colour")
 SUBMISSIONS = tuple(name for name, writer in WRITERS.items() if writer.submission)
@@ -165,7 +171,7 @@ def refuse_unfit(names: Sequence[str], space: LabelSpace) -> None:
         if name not in WRITERS:
             fix = suggestion(name, WRITERS)
             raise SegueError(f"nothing called {name!r} is written", where="write", fix=fix)
-        if WRITERS[name].submission and space.classes != CITYSCAPES.classes:
+        if WRITERS[name].submission and not of_cityscapes(space):
             raise SegueError(
                 f"{name} scores the {CITYSCAPES.num_classes} classes of Cityscapes, "
                 f"and the model has {space.num_classes} of its own ({space.name})",

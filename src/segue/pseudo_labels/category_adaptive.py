@@ -29,12 +29,15 @@ class CategoryAdaptive:
     Differs: equation 1 as printed also sums over the classes, which leaves no vector.
     Differs: delta is not given in the paper. The default of 0 keeps what is more certain than its
     class's mean prediction.
-    Differs: equation 1 says "confidence-weighted" and yet divides by a number of pixels;
-    `weighting: confidence` is sum(confidence p) / sum(confidence).
+    Differs: equation 1 says "confidence-weighted" and yet divides by a number of pixels. Of its
+    readings `count` is sum(p) / |P^l|, `confidence` is sum(confidence p) / sum(confidence), and
+    `confidence_over_count` is sum(confidence p) / |P^l|, as printed, whose entries add up to the
+    mean confidence instead of 1.
 
     Args:
         delta: in nats; the larger, the fewer pixels are kept.
-        weighting: how much a pixel counts in f^l, the same or as its largest probability.
+        weighting: how much a pixel counts in f^l, the same or as its largest probability, and
+            what the sum is divided by.
 
     Example:
         >>> images = [torch.tensor([[[0.9, 0.7, 0.3]], [[0.1, 0.3, 0.7]]])]
@@ -47,7 +50,7 @@ class CategoryAdaptive:
     """
 
     delta: float = 0.0
-    weighting: Literal["count", "confidence"] = "count"
+    weighting: Literal["count", "confidence", "confidence_over_count"] = "count"
 
     @property
     def passes(self) -> int:
@@ -60,19 +63,18 @@ class CategoryAdaptive:
         earlier: Sequence[Counts],  # noqa: ARG002
         onto: Counts | None = None,
     ) -> Counts:
-        """[C, C + 1]: of the pixels of each predicted class the summed vector, and their weight."""
+        """[C, C + 1]: the summed vector of the pixels of each predicted class, and its divisor."""
         label, confidence = largest(probabilities.flatten(1))
         label = label.int()
-        weight = confidence if self.weighting == "confidence" else torch.ones_like(confidence)
-        weight, classes = weight.double(), len(probabilities)
+        confidence, ones = confidence.double(), torch.ones_like(confidence, dtype=torch.float64)
+        weight = ones if self.weighting == "count" else confidence
+        divisor = confidence if self.weighting == "confidence" else ones
 
         def summed(values: Tensor) -> Tensor:
             # Doubles that hold integers add up exactly below 2^53: in images of up to 2^25 pixels.
-            return torch.bincount(label, (weight * values * UNIT).round(), minlength=classes)
+            return torch.bincount(label, (values * UNIT).round(), minlength=len(probabilities))
 
-        columns = [summed(row) for row in probabilities.flatten(1)] + [
-            summed(torch.ones_like(weight))
-        ]
+        columns = [summed(weight * row) for row in probabilities.flatten(1)] + [summed(divisor)]
         found: Counts = torch.stack(columns, 1).long().cpu().numpy()
         return found if onto is None else np.add(onto, found, out=onto)
 

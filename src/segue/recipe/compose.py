@@ -9,7 +9,7 @@ fragments that the method names in `before`; the method; the method's entries fo
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -155,10 +155,18 @@ def method_on_data(
         for name, one in templates.items():
             if one.get("measure_on") == "validation":
                 templates[name] = {key: one[key] for key in one if key != "measure_on"}
-        stages = whole.get("stages", {})
-        kept = {name: one for name, one in stages.items() if one.get("like") not in scored}
+        kept = _without(whole.get("stages", {}), scored)
         whole = {**whole, "stages": kept, "templates": templates}
     return {**whole, "title": data.get("title", f"{own['title']}, {title}")}
+
+
+def _without(stages: Mapping[str, Any], templates: Collection[str]) -> Settings:
+    """Stages but for those that are like some templates, in rounds too."""
+    kept = {name: one for name, one in stages.items() if one.get("like") not in templates}
+    return {
+        name: {**one, "stages": _without(one["stages"], templates)} if "stages" in one else one
+        for name, one in kept.items()
+    }
 
 
 @functools.cache

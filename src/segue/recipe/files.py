@@ -45,14 +45,7 @@ def resolve(
         >>> sorted(resolve("source-only-demo", ["seed=3"]))[:3]
         ['data', 'label_space', 'name']
     """
-    layers = _Layers()
-    for one in below:
-        layers.lay(one)
-    if on is None:
-        layers.lay(str(name))
-    else:
-        layers.settings = merge(layers.settings, _method_on(str(name), str(on)))
-    settings = layers.settings
+    settings = unexpanded(name, on=on, below=below)
     optional = _optional(settings)
     for override in overrides:
         settings = merge(settings, _nested(override))
@@ -68,11 +61,25 @@ def resolve(
     return settings
 
 
-def unexpanded(name: str | Path) -> dict[str, Any]:
+def unexpanded(
+    name: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    on: str | Path | None = None,
+    below: Sequence[str] = (),
+) -> dict[str, Any]:
     """What a recipe and its bases say, before rounds and templates are written out."""
     layers = _Layers()
-    layers.lay(str(name))
-    return layers.settings
+    for one in below:
+        layers.lay(one)
+    if on is None:
+        layers.lay(str(name))
+    else:
+        layers.settings = merge(layers.settings, _method_on(str(name), str(on)))
+    settings = layers.settings
+    for override in overrides:
+        settings = merge(settings, _nested(override))
+    return settings
 
 
 def _method_on(method: str, pair: str) -> dict[str, Any]:

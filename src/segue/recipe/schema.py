@@ -178,11 +178,14 @@ Stage = Annotated[Drawn | Made | EvaluateStage, Field(discriminator="kind")]
 class AblationRow(Settings):
     """One row of a table of a paper: overrides of the recipe, and what was reported for it.
 
-    `below` names fragments that the recipe is laid over, where a row needs further stages.
+    `below` names fragments that the recipe is laid over, where a row needs further stages. `model`
+    is the train stage whose score the row shows, where that is not the last: rows that say the same
+    otherwise are read from one run.
     """
 
     settings: list[str] = []
     below: list[str] = []
+    model: str | None = None
     reported: dict[str, float] = {}
 
 

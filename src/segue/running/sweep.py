@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,65 +14,18 @@ from rich.console import Console
 from rich.table import Table
 
 from segue.errors import SegueError
-from segue.parts import choose
 from segue.recipe import load
 from segue.recipe.files import setting
-from segue.recipe.recipe import Ablation, Recipe
+from segue.recipe.recipe import Recipe
+from segue.running.ablation import Point, reported_for, rows_of, scoring, with_spread
 from segue.running.run import run
 from segue.running.submit import Cluster, run_all
 from segue.runtime.processes import World, join
 from segue.storage.whole import write_whole
-from segue.work_dir import evaluations
+from segue.work_dir import evaluations, recipe_of
 
 FILE = "sweep.csv"
 JOBS = "jobs"
-
-
-@dataclass(frozen=True)
-class Point:
-    """One choice of the settings that vary, or one row of a paper's table.
-
-    Args:
-        choice: value by key.
-        settings: `key=value` that make it.
-        below: recipes that it is laid over.
-        value: the one setting by which the rows of a table differ, where they do by one.
-        reported: what a paper reports for it by protocol, in per cent.
-        miou: one per seed, 0 to 1, of the headline protocol.
-        others: the same of further protocols, by name.
-    """
-
-    choice: dict[str, Any]
-    settings: list[str]
-    below: list[str] = field(default_factory=list)
-    value: dict[str, Any] = field(default_factory=dict)
-    reported: dict[str, float] = field(default_factory=dict)
-    miou: list[float] = field(default_factory=list)
-    others: dict[str, list[float]] = field(default_factory=dict)
-
-    @property
-    def text(self) -> str:
-        """Mean, with the sample standard deviation where there are several seeds, in per cent."""
-        return with_spread(self.miou)
-
-    def add(self, scores: Mapping[str, float]) -> None:
-        """Takes in one seed's mean IoU by protocol, the headline first."""
-        (_, headline), *further = scores.items()
-        self.miou.append(headline)
-        for protocol, score in further:
-            self.others.setdefault(protocol, []).append(score)
-
-
-def with_spread(scores: Sequence[float]) -> str:
-    """Mean, with the sample standard deviation where there are several, in per cent.
-
-    Example:
-        >>> with_spread([0.5])
-        '50.0'
-    """
-    mean = f"{100 * statistics.mean(scores):.1f}"
-    spread = 100 * statistics.stdev(scores) if len(scores) > 1 else None
-    return mean if spread is None else f"{mean} \u00b1 {spread:.1f}"
 
 
 def sweep(
@@ -89,11 +40,13 @@ def sweep(
 ) -> list[Point]:
     """Runs every combination, or every row of an ablation, with every seed, each only once.
 
+    Rows that differ in which model they show are read from one run.
+
     Args:
         name: the recipe.
         settings: `key=value`, where a list tries each of its values. A setting that is itself a
             list, as an image size, is written as a list of lists.
-        ablation: one of the recipe's, whose rows are run with these settings laid over them.
+        ablation: one of the recipe's, whose rows are laid over the recipe with these settings.
         seeds: 0 to `seeds` - 1 for each combination.
         work_dir: a folder for each run, `sweep.csv` and `sweep.md`.
         cluster: where each run becomes a job; None runs them here, one after the other.
@@ -108,65 +61,55 @@ def sweep(
     points = combined(settings)
     reported: dict[str, str] = {}
     if ablation is not None:
-        points = rows_of(recipe, ablation, settings)
+        points = rows_of(name, recipe, ablation, settings)
         reported = reported_for(recipe, recipe.ablations[ablation])
-    runs = [
-        (point, folder / (label(point.choice) or "run") / f"seed_{seed}",
-         load(name, [*point.settings, f"seed={seed}"], below=point.below))
-        for point in points
-        for seed in range(seeds)
-    ]  # fmt: skip
+    notes = [f"{point.name}: {text} changes nothing here" for point in points
+             for text in point.without]  # fmt: skip
+    if console is not None:
+        for note in notes:
+            console.print(note, style="yellow", highlight=False)
+    runs = planned(name, points, seeds, folder)
     if cluster is not None:
-        run_all([(one, where) for _, where, one in runs], cluster, folder / JOBS, console)
-    headline = ""
+        run_all(list({w: (one, w) for _, w, one in runs}.values()), cluster, folder / JOBS, console)
+    headline, ran = "", set[Path]()
     for point, where, one in runs:
-        scores = _score(one, where, console) if cluster is None else _found(where)
+        if cluster is None and where not in ran:
+            run(one, where, console=console)
+            ran.add(where)
+        scores = _score(where, point.model)
         point.add(scores)
         headline = next(iter(scores))
     table = _table(points, headline, reported)
     world = World() if cluster is not None else join(runs[0][2].device)
     if world.leads:
         _write(points, folder / FILE)
-        write_whole(folder / "sweep.md", lambda file: file.write(_markdown(table).encode()))
+        page = _markdown(table) + "".join(f"\n{note}\n" for note in notes)
+        write_whole(folder / "sweep.md", lambda file: file.write(page.encode()))
     if console is not None:
         console.print(_shown(table))
         console.print(str(folder / FILE), style="dim")
     return points
 
 
-def rows_of(recipe: Recipe, ablation: str, settings: Sequence[str]) -> list[Point]:
-    """The rows of one of a recipe's ablations, as in the paper."""
-    chosen = choose(recipe.ablations, ablation, where=recipe.name, what="ablation")
-    alone = [dict(setting(text) for text in one.settings) for one in chosen.rows.values()]
-    curve = len(alone) > 1 and all(list(one) == list(alone[0]) for one in alone)
-    return [
-        Point(
-            {"row": row},
-            [*one.settings, *settings],
-            below=one.below,
-            value=value if curve and len(value) == 1 else {},
-            reported=one.reported,
-        )
-        for (row, one), value in zip(chosen.rows.items(), alone, strict=True)
-    ]
+def planned(
+    name: str, points: Sequence[Point], seeds: int, folder: Path
+) -> list[tuple[Point, Path, Recipe]]:
+    """Every point with every seed: where its run lies, and of which recipe.
 
-
-def reported_for(recipe: Recipe, ablation: Ablation) -> dict[str, str]:
-    """The headings of a paper's figures by protocol, which say so where they are of another task.
-
-    They are of the same where the recipe is that which they were reported for, and shows them.
+    Raises:
+        SegueError: a setting is refused, or nothing scores the model that a point shows.
     """
-    found = list(dict.fromkeys(name for row in ablation.rows.values() for name in row.reported))
-    shown = recipe.shown_protocols()
-    headings = {}
-    for protocol in found:
-        heading = f"reported, {ablation.where}"
-        if recipe.name != ablation.of or protocol not in shown:
-            heading += f", for {ablation.of} (protocol {protocol})"
-        elif len(found) > 1:
-            heading += f" (protocol {protocol})"
-        headings[protocol] = heading
-    return headings
+    # Of points that are read from one run the last names its folder.
+    places = {point.run: folder / (label(point.choice) or "run") for point in points}
+    runs = [
+        (point, places[point.run] / f"seed_{seed}",
+         load(name, [*point.settings, f"seed={seed}"], below=point.below))
+        for point in points
+        for seed in range(seeds)
+    ]  # fmt: skip
+    for point, _, recipe in runs:
+        scoring(recipe, point.model)
+    return runs
 
 
 def combined(settings: Sequence[str]) -> list[Point]:
@@ -218,14 +161,9 @@ def label(shown: dict[str, Any]) -> str:
     return "".join(sign if sign.isalnum() or sign in "-_." else "_" for sign in kept)
 
 
-def _score(recipe: Recipe, where: Path, console: Console | None) -> dict[str, float]:
-    run(recipe, where, console=console)
-    return _found(where)
-
-
-def _found(where: Path) -> dict[str, float]:
-    """A finished run's mean IoU by protocol, the headline first."""
-    return list(evaluations(where).values())[-1].miou
+def _score(where: Path, model: str | None) -> dict[str, float]:
+    """A finished run's mean IoU by protocol, the headline first; of the last model unless told."""
+    return evaluations(where)[scoring(recipe_of(where), model)].miou
 
 
 def _write(points: Sequence[Point], path: Path) -> None:
