@@ -156,7 +156,8 @@ def _draw_classes(
 def run(work_dirs: Sequence[Path], output: Path, *, console: Console) -> list[list[Round]]:
     """Compares what the rules of runs kept; without measured labels the share alone.
 
-    Category-adaptive (003): the thresholds that its table of rules compares.
+    Category-adaptive thresholds (ICASSP 2021) are argued with their balance over classes, of which
+    the paper has no table; this is ours.
 
     Raises:
         SegueError: a run makes no pseudo-labels.

@@ -13,15 +13,26 @@ from segue.inference.evaluation import FILE
 from segue.parts import choose
 from segue.recipe import load
 from segue.recipe.files import shipped
+from segue.recipe.recipe import EvaluateStage, PseudoLabelStage, Recipe
 from segue.report.iou_table import compare
 from segue.work_dir import evaluations, recipe_of
 
 
 def show_evaluations(work_dir: Path, console: Console) -> None:
-    """Prints IoU by class and every mean with its protocol, the paper's own beside it."""
+    """Prints IoU by class and every mean with its protocol, the paper's own beside it.
+
+    Of models that rounds go on from, which earlier stages scored, the means alone.
+    """
     recipe = recipe_of(work_dir)
     for name, result in evaluations(work_dir).items():
         _, *others = result.miou
+        stage = recipe.stages[name]
+        assert isinstance(stage, EvaluateStage)
+        if name in passing(recipe):
+            means = ", ".join(f"{100 * value:.1f} ({one})" for one, value in result.miou.items())
+            models = ", ".join(stage.models)
+            console.print(f"{models}: mIoU (protocol) {means}", highlight=False)
+            continue
         title = recipe.title or recipe.name
         table = compare({title: [result]}, {title: recipe.paper})
         console.print(table.to_rich(min(console.width, 80)))
@@ -32,6 +43,23 @@ def show_evaluations(work_dir: Path, console: Console) -> None:
             told = ", ".join(f"{v} (protocol {p})" for p, v in recipe.paper.reported.items())
             console.print(f"reported on its own data: {told}; {recipe.paper.title}", style="dim")
         console.print(f"{result.images} images; {work_dir / name / FILE}", style="dim")
+
+
+def passing(recipe: Recipe) -> set[str]:
+    """Evaluate stages whose models a later stage goes on from, or takes pseudo-labels of.
+
+    Example:
+        >>> sorted(passing(load("bdl-demo")))
+        ['evaluate_previous_1', 'evaluate_previous_2']
+    """
+    found, seen = set(), set[str]()
+    for name, stage in reversed(recipe.stages.items()):
+        match stage:
+            case EvaluateStage() if seen & set(stage.models):
+                found.add(name)
+            case PseudoLabelStage():
+                seen |= set(stage.models)
+    return found
 
 
 def show_parts(what: str | None, console: Console) -> None:

@@ -86,7 +86,7 @@ def run(
             folder = work_dir / name / f"seed_{seed}"
             folders.setdefault(method, []).append(run_recipe(recipe, folder, console=console))
     results = {
-        method: [next(iter(evaluations(folder).values())) for folder in of_method]
+        method: [list(evaluations(folder).values())[-1] for folder in of_method]
         for method, of_method in folders.items()
     }
     table = compare(results)

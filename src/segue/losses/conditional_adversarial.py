@@ -53,6 +53,8 @@ class FoolGroups:
 
     Differs: where equation 7 maximises the discriminator's loss, source included, the target is
     scored against the source's label, as all methods do that this one builds on.
+    Differs: the gradient also passes through the condition Q, as equation 4 is written; the public
+    code of CDAN (Long et al., NeurIPS 2018), whose framework it is, detaches its condition.
     """
 
     shown: GroupsShown

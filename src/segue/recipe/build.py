@@ -128,7 +128,7 @@ def views(settings: Mapping[str, ViewSettings], *, where: str) -> dict[str, View
 
 
 def networks(recipe: Recipe, stage_name: str, stage: TrainStage) -> Networks:
-    """Every network of a stage; initial values follow from the seed and the network's name."""
+    """Every network of a stage; initial values follow from the seed and its place among them."""
     table: dict[str, Network] = {}
     for position, (name, settings) in enumerate(stage.networks.items()):
         # One stream per network, so that adding one does not change how another begins.
