@@ -143,6 +143,7 @@ class Known:
     """The label space of a model whose answers are known."""
 
     label_space: LabelSpace = CITYSCAPES
+    range: None = None
 
 
 class Recorded(Ensemble):
