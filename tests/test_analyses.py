@@ -145,7 +145,7 @@ def test_runs_that_lack_what_is_needed(finished, tmp_path, capsys, data):
 def test_what_is_kept_needs_no_labels(finished, tmp_path, capsys):
     folder = tmp_path / "bare"
     shutil.copytree(finished, folder)
-    path = folder / "pseudo_labels" / "pseudo_labels.json"
+    path = folder / "pseudo_labels_1" / "pseudo_labels.json"
     told = json.loads(path.read_text())
     told.pop("measured", None)
     path.write_text(json.dumps(told))

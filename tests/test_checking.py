@@ -348,7 +348,7 @@ def test_what_other_networks_are_filled_from(tiny_recipe, change, message):
 
 
 def test_models_of_a_stage_that_leaves_none(tiny_recipe):
-    for key, stage in (("models", "pseudo_labels"), ("models", "evaluate")):
+    for key, stage in (("models", "pseudo_labels_1"), ("models", "evaluate")):
         value = "[cyclegan]"
         recipe = tiny_recipe("bdl-demo", f"stages.{stage}.{key}={value}")
         assert only_problem(check(recipe)) == (

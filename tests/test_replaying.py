@@ -15,7 +15,7 @@ NAME = "grouping-demo"
 SETTINGS = (
     "stages.warm_up.iterations=4",
     "stages.warm_up.checkpoint_every=2",
-    "stages.train.iterations=3",
+    "stages.train_1.iterations=3",
 )
 
 
@@ -45,8 +45,8 @@ def test_it_agrees_and_leaves_the_run_alone(whole):
 
 
 def test_a_later_stage_and_more_of_it(whole):
-    found = replay(whole, stage="train", iterations=100)
-    assert (found.stage, found.iterations, found.lines) == ("train", 3, 3)
+    found = replay(whole, stage="train_1", iterations=100)
+    assert (found.stage, found.iterations, found.lines) == ("train_1", 3, 3)
     assert found.weights
     assert not found.differences
 
@@ -82,7 +82,7 @@ def test_what_cannot_be_replayed_is_told(copied, tmp_path):
     with pytest.raises(SegueError, match="holds no run"):
         replay(tmp_path)
     with pytest.raises(
-        SegueError, match="unknown train stage 'evaluate'; There are: train, warm_up"
+        SegueError, match="unknown train stage 'evaluate'; There are: train_1, warm_up"
     ):
         replay(copied, stage="evaluate")
     told = json.loads((copied / "environment.json").read_text())

@@ -17,7 +17,7 @@ from segue.cli import commands as cli
 from segue.cli import listing as showing
 from segue.datasets import Dataset
 from segue.errors import SegueError
-from segue.recipe.recipe import Paper, PseudoLabelStage
+from segue.recipe.recipe import EvaluateStage, Paper, PseudoLabelStage
 from segue.report import facts, sections
 from segue.report.making import Shown, report, scenes_of, scores
 from segue.report.panels import at_random, chosen_panels, most_changed, worst
@@ -42,10 +42,12 @@ def runs(data, tmp_path_factory):
 def unlabelled(runs, tmp_path_factory):
     """The second as if nobody had any label of the target."""
     folder = tmp_path_factory.mktemp("unlabelled") / "run"
-    shutil.copytree(runs[1], folder, ignore=shutil.ignore_patterns("evaluate"))
+    shutil.copytree(runs[1], folder, ignore=shutil.ignore_patterns("evaluate*"))
     stages = recipe.load(folder / "recipe.yaml").stages.items()
     measured = [name for name, stage in stages if isinstance(stage, PseudoLabelStage)]
-    removed = ["stages.evaluate", "data.validation", *(f"stages.{n}.measure_on" for n in measured)]
+    scored = [name for name, stage in stages if isinstance(stage, EvaluateStage)]
+    removed = ["data.validation", *(f"stages.{name}" for name in scored)]
+    removed += [f"stages.{name}.measure_on" for name in measured]
     whole = recipe.load(folder / "recipe.yaml", [f"{key}=null" for key in removed])
     (folder / "recipe.yaml").write_text(whole.as_yaml())
     for name in measured:
